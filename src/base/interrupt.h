@@ -1,0 +1,31 @@
+// Ctrl-C in long native work.
+#pragma once
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/tvm_ffi.h>
+
+#include <chrono>
+
+namespace mlf {
+
+/// Throws what makes Python raise its pending exception (KeyboardInterrupt) when a signal is
+/// waiting; does nothing where no Python is running or off the main thread. Takes the GIL: callers
+/// in a loop use InterruptPoller.
+inline void PollInterrupt() {
+  if (TVMFFIEnvCheckSignals() != 0) throw tvm::ffi::EnvErrorAlreadySet();
+}
+
+/// PollInterrupt at most every 10 ms; cheap enough for every few microseconds of work.
+class InterruptPoller {
+ public:
+  void Poll() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < std::chrono::milliseconds(10)) return;
+    last_ = now;
+    PollInterrupt();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace mlf

@@ -1,0 +1,48 @@
+// Matrix multiplication with weights in any format. Counterparts: linear.cc, linear_simd.cc.
+#pragma once
+#include "base/kernel.h"
+#include "quant/formats.h"
+
+namespace mlf {
+
+/// Weights come in two layouts. The file's: [rows, row_bytes]. Tiled: groups of 16 rows (the last
+/// one padded with zero rows), each group a run of tiles along k; lanes of a tile are rows, so that
+/// every output element is one chain over k in one fixed order, whatever the number of activation
+/// rows (drawn in quant/tile.h).
+inline constexpr int64_t kTileRows = 16;
+
+/// Bytes of the tiled layout of a [rows, cols] weight.
+int64_t PackedBytes(Format format, int64_t rows, int64_t cols);
+
+/// Whether matmuls with this format take activations that quantize_q8 made (block formats), or
+/// float32 rows.
+bool TakesQuantizedInput(Format format);
+
+/// Bytes of one row of `cols` activations (a multiple of 32) as quantize_q8 writes it: int8 blocks
+/// of 32 with a float32 scale and the sum of the block's int8 values.
+int64_t QuantizedRowBytes(int64_t cols);
+
+/// packed[PackedBytes] = weight[rows, row_bytes] tiled; uint8 both.
+using PackWeightFn = void(TensorView packed, TensorView weight, int64_t format, int64_t cols);
+inline Kernel<PackWeightFn> pack_weight_kernel{"pack_weight"};
+
+/// q[tokens, QuantizedRowBytes(cols)] uint8 = x[tokens, cols] float32, rounded to nearest even per
+/// block of 32.
+using QuantizeQ8Fn = void(TensorView q, TensorView x);
+inline Kernel<QuantizeQ8Fn> quantize_q8_kernel{"quantize_q8"};
+
+/// out[t, n] = sum_k x[t, k] * W[n, k] (+ bias[n]); out float32 [tokens, rows]; x float32 [tokens,
+/// cols] or, where TakesQuantizedInput, uint8 [tokens, QuantizedRowBytes(cols)]; weight uint8,
+/// tiled (1-D) or in the file's layout (2-D [rows, row_bytes]; same result bit for bit, repacked on
+/// the fly); bias float32 [rows] or a view whose data is null.
+using LinearFn = void(TensorView out, TensorView x, TensorView weight, TensorView bias,
+                      int64_t format, int64_t cols);
+inline Kernel<LinearFn> linear_kernel{"linear"};
+
+/// out[t, :] float32 = row ids[t] (int32, in range: checked by the caller) of a [rows, cols] table
+/// in either layout.
+using EmbeddingLookupFn = void(TensorView out, TensorView table, TensorView ids, int64_t format,
+                               int64_t cols);
+inline Kernel<EmbeddingLookupFn> embedding_lookup_kernel{"embedding_lookup"};
+
+}  // namespace mlf

@@ -1,0 +1,2 @@
+// The only list of weight formats. Counterpart: formats.h.
+#include "quant/formats.h"
