@@ -141,9 +141,11 @@ class Args {
     if (batch != nullptr) {
       os << '*' << batch->name;
       if (batch->sizes && batch->bound_by != name) {
-        os << "=(";
-        for (int64_t n : *batch->sizes) os << n << ", ";
-        os << ") (from " << batch->bound_by << ')';
+        os << '=';
+        for (size_t i = 0; i < batch->sizes->size(); ++i) {
+          os << (i == 0 ? "(" : ", ") << (*batch->sizes)[i];
+        }
+        os << (batch->sizes->empty() ? "()" : ")") << " (from " << batch->bound_by << ')';
       }
       if (dims.size() != 0) os << ", ";
     }
