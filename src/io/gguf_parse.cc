@@ -131,7 +131,7 @@ int64_t TensorBytes(const ByteReader& reader, int64_t offset, const std::vector<
   }
   if (overflow)
     reader.Fail(offset, "shape " + ShapeText(shape) + " of " + format.name +
-                            " takes more than 2^63 bytes or weights, expected fewer");
+                            " takes 2^63 bytes or weights or more, expected fewer");
   return bytes;
 }
 
