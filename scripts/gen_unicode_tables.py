@@ -20,7 +20,7 @@ CONTROL_SPACES = {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x85}  # White_Space that is not
 COLUMNS = 100
 
 HEADER = """\
-// Classes of all code points, Unicode {version}. Written by scripts/gen_unicode_tables.py: do not edit.
+// Classes of all code points, Unicode {version}. By scripts/gen_unicode_tables.py: do not edit.
 // Counterpart: unicode_tables.h.
 #include "text/unicode_tables.h"
 

@@ -61,8 +61,8 @@ const PreTokenizer& FindPreTokenizer(std::string_view name) {
   for (const PreTokenizer& p : kPreTokenizers) {
     known.append(known.empty() ? "" : ", ").append(p.name);
   }
-  TVM_FFI_THROW(NotImplementedError) << "tokenizer.ggml.pre \"" << name
-                                     << "\" is not supported, expected one of " << known;
+  TVM_FFI_THROW(NotImplementedError)
+      << "tokenizer.ggml.pre \"" << name << "\" is not supported, expected one of " << known;
 }
 
 std::string_view WordSplitter::Next() {

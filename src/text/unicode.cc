@@ -56,8 +56,8 @@ Utf8Span ScanUtf8(std::string_view text, size_t pos) {
   for (uint8_t i = 1; i < lead.length; ++i) {
     if (pos + i >= text.size()) return {Utf8State::kIncomplete, i};
     const auto byte = static_cast<uint8_t>(text[pos + i]);
-    const bool fits = i == 1 ? byte >= lead.second_min && byte <= lead.second_max
-                             : byte >= 0x80 && byte <= 0xBF;
+    const bool fits =
+        i == 1 ? byte >= lead.second_min && byte <= lead.second_max : byte >= 0x80 && byte <= 0xBF;
     if (!fits) return {Utf8State::kInvalid, i};
   }
   return {Utf8State::kValid, lead.length};

@@ -1,4 +1,4 @@
-// Classes of all code points, Unicode 15.1.0. Written by scripts/gen_unicode_tables.py: do not edit.
+// Classes of all code points, Unicode 15.1.0. By scripts/gen_unicode_tables.py: do not edit.
 // Counterpart: unicode_tables.h.
 #include "text/unicode_tables.h"
 
