@@ -111,9 +111,9 @@ void BpeEncoder::LoadMerges(const VocabSpec& spec, const std::vector<TokenType>&
     };
     const auto [left, right] = ParseMerge(spec.merges, i);
     const std::string merged = std::string(left).append(right);
-    const PairMerge merge{static_cast<uint32_t>(i), id_of(merged)};
     const int32_t left_id = id_of(left);
     const int32_t right_id = id_of(right);
+    const PairMerge merge{static_cast<uint32_t>(i), id_of(merged)};
     if (!IsSpecial(types[merge.merged])) merges_.Insert(left_id, right_id, merge);
   }
 }
