@@ -20,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from reference.gguf_files import TinySpec, write_scripted, write_tiny
+from reference.handles import Model
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=60)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
@@ -75,11 +76,11 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TinySpec], 
 @pytest.fixture(scope="session")
 def tiny_model(
     llm: ModuleType, tiny_file: Callable[[TinySpec], Path]
-) -> Iterator[Callable[..., Any]]:
+) -> Iterator[Callable[..., Model]]:
     """Loads the random model of a spec once a session and option set."""
     loaded: dict[Any, Any] = {}
 
-    def load(spec: TinySpec, **options: object) -> Any:  # noqa: ANN401 - the package's Model
+    def load(spec: TinySpec, **options: object) -> Model:
         key = (spec, tuple(sorted(options.items())))
         if key not in loaded:
             loaded[key] = llm.Model(tiny_file(spec), **options)
@@ -99,13 +100,11 @@ def slow_file(tiny_file: Callable[[TinySpec], Path]) -> Path:
 
 
 @pytest.fixture
-def scripted_model(
-    llm: ModuleType, tmp_path: Path
-) -> Iterator[Callable[[TinySpec, dict[int, int]], Any]]:
+def scripted_model(llm: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Model]]:
     """Loads a model that follows a chain of tokens (reference.gguf_files.write_scripted)."""
     models: list[Any] = []
 
-    def load(spec: TinySpec, chain: dict[int, int], **options: float) -> Any:  # noqa: ANN401
+    def load(spec: TinySpec, chain: dict[int, int], **options: float) -> Model:
         path = write_scripted(tmp_path / f"scripted{len(models)}.gguf", spec, chain, **options)
         models.append(llm.Model(path))
         return models[-1]

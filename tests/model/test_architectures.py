@@ -15,6 +15,7 @@ import pytest
 from reference.driving import decode_all, rows, sequence
 from reference.forward import ReferenceContext, ReferenceModel, Token
 from reference.gguf_files import TinySpec
+from reference.handles import Model
 
 # Float32 against float64: about 1e-6 a layer, with room for another order of summation.
 TOLERANCE = 2e-4
@@ -39,7 +40,7 @@ class Pair:
     def __init__(
         self,
         llm: ModuleType,
-        model: Any,  # noqa: ANN401 - the package's Model
+        model: Model,
         reference: ReferenceModel,
         n_seq_max: int = 4,
     ) -> None:
@@ -95,7 +96,7 @@ def reference(spec: TinySpec, tiny_file: Callable[[TinySpec], Path]) -> Referenc
 @pytest.fixture
 def pair(
     llm: ModuleType,
-    tiny_model: Callable[..., Any],
+    tiny_model: Callable[..., Model],
     spec: TinySpec,
     reference: ReferenceModel,
 ) -> Pair:
@@ -245,7 +246,7 @@ STEPS = st.lists(
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_any_order_of_operations(
     llm: ModuleType,
-    tiny_model: Callable[..., Any],
+    tiny_model: Callable[..., Model],
     tiny_file: Callable[[TinySpec], Path],
     name: str,
     steps: list[tuple[Any, ...]],
@@ -277,7 +278,7 @@ def apply_step(pair: Pair, step: tuple[Any, ...]) -> None:
 
 @pytest.mark.parametrize("options", [{"repack": False}, {"mmap": False}], ids=str)
 def test_load_options_change_no_bit(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec, options: dict[str, bool]
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec, options: dict[str, bool]
 ) -> None:
     plain, other = (tiny_model(spec, **o).context(n_ctx=64) for o in ({}, options))
     expected, got = (decode_all(llm, c, sequence(PROMPT)) for c in (plain, other))
@@ -285,7 +286,7 @@ def test_load_options_change_no_bit(
 
 
 def test_f16_cache(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec, reference: ReferenceModel
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec, reference: ReferenceModel
 ) -> None:
     context = tiny_model(spec).context(n_ctx=64, kv_dtype="f16")
     oracle = ReferenceContext(reference, np.float16)
@@ -294,7 +295,7 @@ def test_f16_cache(
         np.testing.assert_allclose(got, oracle.decode(tokens), rtol=0, atol=F16_TOLERANCE)
 
 
-def test_config_tells_the_file(tiny_model: Callable[..., Any], spec: TinySpec) -> None:
+def test_config_tells_the_file(tiny_model: Callable[..., Model], spec: TinySpec) -> None:
     config = tiny_model(spec).config
     assert config.architecture == spec.architecture
     assert (config.n_layers, config.n_embd) == (spec.n_layers, spec.n_embd)

@@ -12,6 +12,7 @@ import pytest
 from reference.driving import decode_all, sequence
 from reference.forward import Token
 from reference.gguf_files import FORMATS, TinySpec
+from reference.handles import Model
 
 # 100 and 297 rows: neither fills the last tile of any SIMD width.
 SPECS = [
@@ -30,7 +31,7 @@ def spec(request: pytest.FixtureRequest) -> TinySpec:
     return request.param  # type: ignore[no-any-return]
 
 
-def alone(llm: ModuleType, model: Any, tokens: list[int]) -> np.ndarray:  # noqa: ANN401
+def alone(llm: ModuleType, model: Model, tokens: list[int]) -> np.ndarray:
     """Rows of one sequence, each decoded as a batch of one token."""
     context = model.context(n_ctx=N_CTX)
     steps = [decode_all(llm, context, [Token(t, p)]) for p, t in enumerate(tokens)]
@@ -38,7 +39,7 @@ def alone(llm: ModuleType, model: Any, tokens: list[int]) -> np.ndarray:  # noqa
 
 
 def test_one_batch_of_32_sequences(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec
 ) -> None:
     model = tiny_model(spec)
     context = model.context(n_ctx=N_CTX, n_seq_max=SEQUENCES)
@@ -51,7 +52,7 @@ def test_one_batch_of_32_sequences(
 
 
 def test_decode_of_32_sequences(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec
 ) -> None:
     model = tiny_model(spec)
     context = model.context(n_ctx=N_CTX, n_seq_max=SEQUENCES)
@@ -66,7 +67,7 @@ def test_decode_of_32_sequences(
 
 @pytest.mark.parametrize("chunk", [7, 32, 64, 70])
 def test_chunks(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec, chunk: int
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec, chunk: int
 ) -> None:
     model = tiny_model(spec)
     context = model.context(n_ctx=N_CTX)
@@ -80,7 +81,7 @@ def test_chunks(
 
 @pytest.mark.parametrize("n_batch", [7, 512])
 def test_chunks_by_n_batch(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec, n_batch: int
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec, n_batch: int
 ) -> None:
     model = tiny_model(spec)
     context = model.context(n_ctx=N_CTX, n_batch=n_batch)
@@ -92,7 +93,7 @@ def test_chunks_by_n_batch(
     "options", [{"n_threads": 1}, {"n_threads": 2}, {"n_threads": 3}, {"repack": False}], ids=str
 )
 def test_threads_and_layout(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec, options: dict[str, Any]
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec, options: dict[str, Any]
 ) -> None:
     expected = alone(llm, tiny_model(spec), LONG[:20])
     model = tiny_model(spec, **options)
@@ -102,7 +103,7 @@ def test_threads_and_layout(
 
 
 def test_which_rows_are_asked_for_changes_nothing(
-    llm: ModuleType, tiny_model: Callable[..., Any], spec: TinySpec
+    llm: ModuleType, tiny_model: Callable[..., Model], spec: TinySpec
 ) -> None:
     model = tiny_model(spec)
     expected = alone(llm, model, LONG[:20])

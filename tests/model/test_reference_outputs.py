@@ -14,6 +14,7 @@ import pytest
 
 from reference.driving import decode_all, relative_l2, rows, sequence
 from reference.forward import ReferenceModel
+from reference.handles import Model
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Loaded:
 
     case: Case
     path: Path
-    model: Any
+    model: Model
     results: list[dict[str, Any]]
 
 

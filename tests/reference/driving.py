@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from .forward import Token
+from .handles import Batch, Context
 
 
-def rows(context: Any) -> np.ndarray:  # noqa: ANN401 - the package's Context
+def rows(context: Context) -> np.ndarray:
     """A copy of the context's logits, [n_outputs, n_vocab]."""
     return np.array(np.from_dlpack(context.logits))
 
@@ -21,7 +21,7 @@ def batch_of(
     tokens: Iterable[Token],
     *,
     logits: bool = True,
-) -> Any:  # noqa: ANN401 - the package's Batch
+) -> Batch:
     """A Batch of the tokens, each with or without an output."""
     batch = llm.Batch()
     for token in tokens:
@@ -29,7 +29,7 @@ def batch_of(
     return batch
 
 
-def decode_all(llm: ModuleType, context: Any, tokens: Iterable[Token]) -> np.ndarray:  # noqa: ANN401
+def decode_all(llm: ModuleType, context: Context, tokens: Iterable[Token]) -> np.ndarray:
     """Decodes the tokens as one batch; logits of every one of them."""
     context.decode(batch_of(llm, tokens))
     return rows(context)

@@ -16,6 +16,7 @@ import pytest
 from reference.driving import batch_of, decode_all, rows, sequence
 from reference.forward import Token
 from reference.gguf_files import TinySpec
+from reference.handles import Context, Model
 
 SPEC = TinySpec()
 N_VOCAB = SPEC.vocabulary.size
@@ -24,49 +25,43 @@ OUT_OF_RANGE = (ValueError, IndexError)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Callable[..., Any]) -> Any:  # noqa: ANN401 - the package's Model
+def model(tiny_model: Callable[..., Model]) -> Model:
     return tiny_model(SPEC)
 
 
 @pytest.fixture
-def context(model: Any) -> Any:  # noqa: ANN401
+def context(model: Model) -> Context:
     return model.context(n_ctx=64, n_seq_max=2)
 
 
 @pytest.fixture
-def usable(llm: ModuleType, context: Any) -> Iterator[None]:  # noqa: ANN401
+def usable(model: Model, context: Context) -> Iterator[None]:
     """After the test the context still holds PROMPT alone and goes on as if nothing happened."""
     context.decode(PROMPT)
     yield
     assert tuple(context.seq_positions(0)) == (0, len(PROMPT) - 1)
     assert context.seq_positions(1) is None
-    fresh = context_after(llm, context, PROMPT)
+    fresh = model.context(n_ctx=64, n_seq_max=2)
+    fresh.decode(PROMPT)
     context.decode([33])
     fresh.decode([33])
     np.testing.assert_array_equal(rows(context), rows(fresh))
 
 
-def context_after(llm: ModuleType, like: Any, tokens: list[int]) -> Any:  # noqa: ANN401
-    """A new context of the same model that has decoded `tokens`."""
-    del llm
-    fresh = like.model.context(n_ctx=64, n_seq_max=2)
-    fresh.decode(tokens)
-    return fresh
-
-
 # ---- logits -----------------------------------------------------------------------------------
 
 
-def test_logits_are_float32_rows_without_a_copy(context: Any) -> None:  # noqa: ANN401
+def test_logits_are_float32_rows_without_a_copy(context: Context) -> None:
     context.decode(PROMPT)
     first, second = np.from_dlpack(context.logits), np.from_dlpack(context.logits)
-    assert (first.shape, first.dtype) == ((1, N_VOCAB), np.float32)
+    assert first.shape == (1, N_VOCAB)
+    assert first.dtype == np.float32
     assert np.shares_memory(first, second)
     assert first.flags.c_contiguous
     assert np.isfinite(first).all()
 
 
-def test_logits_follow_the_order_of_the_batch(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_logits_follow_the_order_of_the_batch(llm: ModuleType, context: Context) -> None:
     everything = decode_all(llm, context, sequence(PROMPT))
     context.clear()
     batch = llm.Batch()
@@ -76,7 +71,7 @@ def test_logits_follow_the_order_of_the_batch(llm: ModuleType, context: Any) -> 
     np.testing.assert_array_equal(rows(context), everything[[1, 2, 6]])
 
 
-def test_logits_outlive_their_context(model: Any) -> None:  # noqa: ANN401
+def test_logits_outlive_their_context(model: Model) -> None:
     context = model.context(n_ctx=64)
     context.decode(PROMPT)
     view = np.from_dlpack(context.logits)
@@ -89,12 +84,12 @@ def test_logits_outlive_their_context(model: Any) -> None:  # noqa: ANN401
     np.testing.assert_array_equal(view, expected)
 
 
-def test_logits_before_decode(context: Any) -> None:  # noqa: ANN401
+def test_logits_before_decode(context: Context) -> None:
     with pytest.raises((RuntimeError, ValueError), match="decode"):
         _ = context.logits
 
 
-def test_rejected_decode_leaves_logits_typed(context: Any) -> None:  # noqa: ANN401
+def test_rejected_decode_leaves_logits_typed(context: Context) -> None:
     context.decode(PROMPT)
     with pytest.raises(OUT_OF_RANGE):
         context.decode([N_VOCAB])
@@ -105,7 +100,7 @@ def test_rejected_decode_leaves_logits_typed(context: Any) -> None:  # noqa: ANN
 # ---- batches ----------------------------------------------------------------------------------
 
 
-def test_batch_counts_and_clears(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_batch_counts_and_clears(llm: ModuleType, context: Context) -> None:
     batch = llm.Batch()
     assert len(batch) == 0
     batch.add(5, 0, logits=True)
@@ -121,21 +116,21 @@ def test_batch_counts_and_clears(llm: ModuleType, context: Any) -> None:  # noqa
 
 
 @pytest.mark.parametrize("tokens", [tuple(PROMPT), np.array(PROMPT, np.int32).tolist()], ids=type)
-def test_token_sequences(model: Any, context: Any, tokens: Any) -> None:  # noqa: ANN401
+def test_token_sequences(model: Model, context: Context, tokens: object) -> None:
     context.decode(tokens)
     expected = model.context(n_ctx=64)
     expected.decode(PROMPT)
     np.testing.assert_array_equal(rows(context), rows(expected))
 
 
-def test_longer_than_n_batch(model: Any) -> None:  # noqa: ANN401
+def test_longer_than_n_batch(model: Model) -> None:
     short, long = (model.context(n_ctx=64, n_batch=n) for n in (3, 64))
     for context in (short, long):
         context.decode(PROMPT * 4)
     np.testing.assert_array_equal(rows(short), rows(long))
 
 
-def test_seq_positions(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_seq_positions(context: Context) -> None:
     assert context.seq_positions(0) is None
     context.decode(PROMPT)
     assert tuple(context.seq_positions(0)) == (0, 7)
@@ -147,16 +142,15 @@ def test_seq_positions(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
     assert context.seq_positions(0) is None
     context.clear()
     assert context.seq_positions(1) is None
-    del llm
 
 
-def test_gap_in_positions_is_allowed(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_gap_in_positions_is_allowed(llm: ModuleType, context: Context) -> None:
     context.decode(PROMPT)
     context.decode(batch_of(llm, [Token(3, 20)]))
     assert tuple(context.seq_positions(0)) == (0, 20)
 
 
-def test_full_context_then_room_again(context: Any) -> None:  # noqa: ANN401
+def test_full_context_then_room_again(context: Context) -> None:
     context.decode([7] * 64)
     with pytest.raises(ValueError, match="n_ctx"):
         context.decode([7])
@@ -166,7 +160,7 @@ def test_full_context_then_room_again(context: Any) -> None:  # noqa: ANN401
     assert tuple(context.seq_positions(0)) == (0, 63)
 
 
-def test_removed_space_is_used_again(context: Any) -> None:  # noqa: ANN401
+def test_removed_space_is_used_again(context: Context) -> None:
     for _ in range(50):
         context.decode([7] * 60)
         context.seq_remove(0)
@@ -177,7 +171,7 @@ def test_removed_space_is_used_again(context: Any) -> None:  # noqa: ANN401
 
 @pytest.mark.usefixtures("usable")
 @pytest.mark.parametrize("token", [-1, N_VOCAB, 2**31 - 1, -(2**31)])
-def test_token_out_of_range(llm: ModuleType, context: Any, token: int) -> None:  # noqa: ANN401
+def test_token_out_of_range(llm: ModuleType, context: Context, token: int) -> None:
     for batch in ([token], [5, token], batch_of(llm, sequence([5, token], start=8))):
         with pytest.raises(OUT_OF_RANGE, match=str(token)):
             context.decode(batch)
@@ -185,21 +179,22 @@ def test_token_out_of_range(llm: ModuleType, context: Any, token: int) -> None: 
 
 @pytest.mark.usefixtures("usable")
 @pytest.mark.parametrize("token", [2**31, 2**63, -(2**31) - 1])
-def test_token_beyond_32_bits(context: Any, token: int) -> None:  # noqa: ANN401
+def test_token_beyond_32_bits(context: Context, token: int) -> None:
     with pytest.raises((*OUT_OF_RANGE, OverflowError)):
         context.decode([token])
 
 
 @pytest.mark.usefixtures("usable")
-def test_nothing_to_decode(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
-    for batch in ([], (), llm.Batch()):
+def test_nothing_to_decode(llm: ModuleType, context: Context) -> None:
+    nothing: list[Any] = [[], (), llm.Batch()]
+    for batch in nothing:
         with pytest.raises(ValueError, match="empty"):
             context.decode(batch)
 
 
 @pytest.mark.usefixtures("usable")
 @pytest.mark.parametrize("tokens", [None, 5, "text", [None], ["5"], [5.5], [[5]]], ids=str)
-def test_other_types(context: Any, tokens: object) -> None:  # noqa: ANN401
+def test_other_types(context: Context, tokens: object) -> None:
     with pytest.raises(TypeError):
         context.decode(tokens)
 
@@ -208,15 +203,15 @@ def test_other_types(context: Any, tokens: object) -> None:  # noqa: ANN401
 @pytest.mark.parametrize("positions", [[7], [0], [9, 8], [8, 8], [8, 9, 9]], ids=str)
 def test_position_not_after_the_last(
     llm: ModuleType,
-    context: Any,
-    positions: list[int],  # noqa: ANN401
+    context: Context,
+    positions: list[int],
 ) -> None:
     with pytest.raises(ValueError, match="position"):
         context.decode(batch_of(llm, [Token(3, p) for p in positions]))
 
 
 @pytest.mark.usefixtures("usable")
-def test_negative_position(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_negative_position(llm: ModuleType, context: Context) -> None:
     with pytest.raises(ValueError, match="position"):
         context.decode(batch_of(llm, [Token(3, -1)]))
 
@@ -225,21 +220,21 @@ def test_negative_position(llm: ModuleType, context: Any) -> None:  # noqa: ANN4
 @pytest.mark.parametrize("seq_ids", [(2,), (-1,), (0, 2), (10**6,)], ids=str)
 def test_sequence_out_of_range(
     llm: ModuleType,
-    context: Any,
-    seq_ids: tuple[int, ...],  # noqa: ANN401
+    context: Context,
+    seq_ids: tuple[int, ...],
 ) -> None:
     with pytest.raises(OUT_OF_RANGE, match="seq"):
         context.decode(batch_of(llm, [Token(3, 8, seq_ids)]))
 
 
 @pytest.mark.usefixtures("usable")
-def test_token_of_no_sequence(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_token_of_no_sequence(llm: ModuleType, context: Context) -> None:
     with pytest.raises(ValueError, match="seq"):
         context.decode(batch_of(llm, [Token(3, 8, ())]))
 
 
 @pytest.mark.usefixtures("usable")
-def test_longer_than_n_ctx(llm: ModuleType, context: Any) -> None:  # noqa: ANN401
+def test_longer_than_n_ctx(llm: ModuleType, context: Context) -> None:
     for batch in ([3] * 57, batch_of(llm, sequence([3] * 57, start=8))):
         with pytest.raises(ValueError, match=r"n_ctx|64"):
             context.decode(batch)
@@ -265,9 +260,9 @@ SEQUENCE_CALLS: list[tuple[str, tuple[int, ...]]] = [
 @pytest.mark.usefixtures("usable")
 @pytest.mark.parametrize(("name", "arguments"), SEQUENCE_CALLS)
 def test_sequence_operations_refuse(
-    context: Any,
+    context: Context,
     name: str,
-    arguments: tuple[int, ...],  # noqa: ANN401
+    arguments: tuple[int, ...],
 ) -> None:
     with pytest.raises(OUT_OF_RANGE):
         getattr(context, name)(*arguments)
@@ -291,13 +286,13 @@ BAD_OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
-def test_options_refused_by_name(model: Any, name: str, value: object) -> None:  # noqa: ANN401
+def test_options_refused_by_name(model: Model, name: str, value: object) -> None:
     with pytest.raises((ValueError, MemoryError), match=name):
         model.context(**{name: value})
     model.context(n_ctx=64).decode(PROMPT)
 
 
-def test_unknown_option(model: Any) -> None:  # noqa: ANN401
+def test_unknown_option(model: Model) -> None:
     with pytest.raises(TypeError, match="n_context"):
         model.context(n_context=64)
 
@@ -310,7 +305,8 @@ def test_second_call_from_another_thread(llm: ModuleType, slow_file: Path) -> No
         tokens = [(t * 7) % 300 for t in range(1500)]
         alone = model.context(n_ctx=2048)
         alone.decode(tokens)
-        shared, done, refused = model.context(n_ctx=2048), threading.Event(), []
+        shared, done = model.context(n_ctx=2048), threading.Event()
+        refused: list[Exception] = []
 
         def work() -> None:
             shared.decode(tokens)
@@ -321,7 +317,6 @@ def test_second_call_from_another_thread(llm: ModuleType, slow_file: Path) -> No
         time.sleep(0.05)  # the thread is inside its call, which takes much longer
         while not done.is_set() and not refused:
             try:
-                shared.seq_positions(1 - 1)
                 shared.decode([3])
             except (RuntimeError, ValueError) as error:
                 refused.append(error)
@@ -336,7 +331,7 @@ def test_second_call_from_another_thread(llm: ModuleType, slow_file: Path) -> No
         np.testing.assert_array_equal(rows(shared), rows(alone))
 
 
-def test_one_context_a_thread(model: Any) -> None:  # noqa: ANN401
+def test_one_context_a_thread(model: Model) -> None:
     expected = model.context(n_ctx=64)
     expected.decode(PROMPT)
     results: list[np.ndarray] = []
@@ -366,12 +361,13 @@ def test_use_after_close(llm: ModuleType, tiny_file: Callable[[TinySpec], Path])
     expected = rows(context)
     model.close()
     model.close()  # a second time is nothing
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: model.context(n_ctx=64),
         lambda: model.generate([1, 2], max_new_tokens=1),
         lambda: model.stream([1, 2], max_new_tokens=1),
         lambda: context.decode([3]),
-    ):
+    ]
+    for call in calls:
         with pytest.raises((RuntimeError, ValueError), match="closed"):
             call()
     with llm.Model(tiny_file(SPEC)) as again:

@@ -14,6 +14,7 @@ import pytest
 from reference import sampling
 from reference.driving import rows
 from reference.gguf_files import TinySpec
+from reference.handles import Model, Sampler
 
 NAN, INF = float("nan"), float("inf")
 RNG = np.random.default_rng(0)
@@ -23,7 +24,7 @@ TIED = np.round(LOGITS)  # many equal logits
 PROBABILITY_TOLERANCE = 1e-5
 
 
-def check(sampler: Any, logits: np.ndarray, expected: np.ndarray) -> None:  # noqa: ANN401
+def check(sampler: Sampler, logits: np.ndarray, expected: np.ndarray) -> None:
     """The sampler's candidates are those of the oracle's logits."""
     ids, probabilities = sampler.probabilities(logits)
     want_ids, want = sampling.candidates(expected)
@@ -232,7 +233,7 @@ def test_first_draws_of_neighbouring_seeds_are_independent(llm: ModuleType) -> N
 
 
 def test_seed_repeats(llm: ModuleType) -> None:
-    def draws(sampler: Any) -> list[int]:  # noqa: ANN401 - the package's Sampler
+    def draws(sampler: Sampler) -> list[int]:
         return [sampler.sample_logits(LOGITS) for _ in range(50)]
 
     first = llm.Sampler([llm.Draw(seed=7)])
@@ -267,7 +268,9 @@ def test_extreme_logits(llm: ModuleType) -> None:
 # ---- with a context ---------------------------------------------------------------------------
 
 
-def test_sample_reads_the_row_and_accepts(llm: ModuleType, tiny_model: Callable[..., Any]) -> None:
+def test_sample_reads_the_row_and_accepts(
+    llm: ModuleType, tiny_model: Callable[..., Model]
+) -> None:
     context, batch = tiny_model(TinySpec()).context(n_ctx=64), llm.Batch()
     for position, token in enumerate([5, 9, 70, 31]):
         batch.add(token, position, logits=position > 0)
@@ -283,7 +286,7 @@ def test_sample_reads_the_row_and_accepts(llm: ModuleType, tiny_model: Callable[
 
 @pytest.mark.parametrize("index", [1, -2, 100])
 def test_sample_refuses_a_row_that_is_not_there(
-    llm: ModuleType, tiny_model: Callable[..., Any], index: int
+    llm: ModuleType, tiny_model: Callable[..., Model], index: int
 ) -> None:
     context = tiny_model(TinySpec()).context(n_ctx=64)
     context.decode([5, 9])

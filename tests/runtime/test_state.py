@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +12,24 @@ import pytest
 from reference.driving import decode_all, rows, sequence
 from reference.forward import Token
 from reference.gguf_files import TinySpec
+from reference.handles import Context, Model
 
 SPEC = TinySpec()
 PROMPT = [5, 90, 17, 203, 64, 64, 8, 131] * 5
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Callable[..., Any]) -> Any:  # noqa: ANN401 - the package's Model
+def model(tiny_model: Callable[..., Model]) -> Model:
     return tiny_model(SPEC)
 
 
 @pytest.fixture(params=["f32", "f16"])
-def make(request: pytest.FixtureRequest, model: Any) -> Callable[[], Any]:  # noqa: ANN401
+def make(request: pytest.FixtureRequest, model: Model) -> Callable[[], Context]:
     """Opens an empty context of three sequences."""
     return lambda: model.context(n_ctx=128, n_seq_max=3, kv_dtype=request.param)
 
 
-def test_whole_state(llm: ModuleType, make: Callable[[], Any], tmp_path: Path) -> None:
+def test_whole_state(llm: ModuleType, make: Callable[[], Context], tmp_path: Path) -> None:
     saved, loaded = make(), make()
     for seq in (0, 2):
         decode_all(llm, saved, sequence(PROMPT[seq:], seq_ids=(seq,)))
@@ -45,7 +45,7 @@ def test_whole_state(llm: ModuleType, make: Callable[[], Any], tmp_path: Path) -
     np.testing.assert_array_equal(got, expected)
 
 
-def test_one_sequence(llm: ModuleType, make: Callable[[], Any], tmp_path: Path) -> None:
+def test_one_sequence(llm: ModuleType, make: Callable[[], Context], tmp_path: Path) -> None:
     saved, loaded = make(), make()
     for context in (saved, loaded):
         decode_all(llm, context, sequence(PROMPT[::-1], seq_ids=(1,)))
@@ -59,7 +59,7 @@ def test_one_sequence(llm: ModuleType, make: Callable[[], Any], tmp_path: Path) 
     np.testing.assert_array_equal(got, expected)
 
 
-def test_paths_as_text(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_paths_as_text(make: Callable[[], Context], tmp_path: Path) -> None:
     context = make()
     context.decode(PROMPT)
     context.save_state(str(tmp_path / "a.state"))
@@ -67,7 +67,7 @@ def test_paths_as_text(make: Callable[[], Any], tmp_path: Path) -> None:
     assert tuple(context.seq_positions(0)) == (0, 39)
 
 
-def refused(context: Any, path: Path, *kinds: type[Exception]) -> None:  # noqa: ANN401
+def refused(context: Context, path: Path, *kinds: type[Exception]) -> None:
     """The file is refused and the context goes on from what it held."""
     context.clear()
     context.decode(PROMPT)
@@ -82,7 +82,7 @@ def refused(context: Any, path: Path, *kinds: type[Exception]) -> None:  # noqa:
 
 
 def test_state_of_another_model(
-    tiny_model: Callable[..., Any], make: Callable[[], Any], tmp_path: Path
+    tiny_model: Callable[..., Model], make: Callable[[], Context], tmp_path: Path
 ) -> None:
     for number, spec in enumerate(
         [TinySpec(seed=9), TinySpec(n_layers=1), TinySpec(n_heads=2, n_kv_heads=1)]
@@ -93,21 +93,21 @@ def test_state_of_another_model(
         refused(make(), tmp_path / f"{number}.state", ValueError)
 
 
-def test_state_of_another_cache_type(model: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_state_of_another_cache_type(model: Model, tmp_path: Path) -> None:
     f32, f16 = (model.context(n_ctx=128, kv_dtype=name) for name in ("f32", "f16"))
     f32.decode(PROMPT)
     f32.save_state(tmp_path / "f32.state")
     refused(f16, tmp_path / "f32.state", ValueError)
 
 
-def test_state_larger_than_the_context(model: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_state_larger_than_the_context(model: Model, tmp_path: Path) -> None:
     large, small = (model.context(n_ctx=n) for n in (256, 64))
     large.decode(PROMPT * 4)
     large.save_state(tmp_path / "large.state")
     refused(small, tmp_path / "large.state", ValueError)
 
 
-def test_state_cut_anywhere(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_state_cut_anywhere(make: Callable[[], Context], tmp_path: Path) -> None:
     context = make()
     context.decode(PROMPT)
     context.save_state(tmp_path / "whole.state")
@@ -118,7 +118,9 @@ def test_state_cut_anywhere(make: Callable[[], Any], tmp_path: Path) -> None:
         refused(context, tmp_path / "cut.state", ValueError)
 
 
-def test_state_with_any_byte_changed_never_kills(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_state_with_any_byte_changed_never_kills(
+    make: Callable[[], Context], tmp_path: Path
+) -> None:
     context = make()
     context.decode(PROMPT)
     context.save_state(tmp_path / "whole.state")
@@ -136,14 +138,14 @@ def test_state_with_any_byte_changed_never_kills(make: Callable[[], Any], tmp_pa
         context.clear()
 
 
-def test_not_a_state(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_not_a_state(make: Callable[[], Context], tmp_path: Path) -> None:
     (tmp_path / "text.state").write_text("not a state at all, but long enough to hold a header")
     refused(make(), tmp_path / "text.state", ValueError)
     refused(make(), tmp_path, OSError)
     refused(make(), tmp_path / "missing.state", FileNotFoundError)
 
 
-def test_saving_where_nothing_can_be_written(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_saving_where_nothing_can_be_written(make: Callable[[], Context], tmp_path: Path) -> None:
     context = make()
     context.decode(PROMPT)
     for path in (tmp_path, tmp_path / "no" / "folder.state"):
