@@ -11,7 +11,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from reference.driving import decode_all, rows, sequence
 from reference.forward import ReferenceContext, ReferenceModel, Token
 from reference.gguf_files import TinySpec

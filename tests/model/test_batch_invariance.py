@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from reference.driving import decode_all, sequence
 from reference.forward import Token
 from reference.gguf_files import FORMATS, TinySpec

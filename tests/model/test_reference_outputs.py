@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from reference.driving import decode_all, relative_l2, rows, sequence
 from reference.forward import ReferenceModel
 from reference.handles import Model

@@ -101,7 +101,7 @@ class ReferenceModel:
         tied = "output.weight" not in self.weights
         return self.linear(self.norm(x, "output_norm"), "token_embd" if tied else "output")
 
-    def _key(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - metadata has any type
+    def _key(self, name: str, default: Any = None) -> Any:
         value = self.metadata.get(f"{self.architecture}.{name}", default)
         if value is None:
             raise KeyError(f"{self.architecture}.{name}")

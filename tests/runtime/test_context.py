@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from reference.driving import batch_of, decode_all, rows, sequence
 from reference.forward import Token
 from reference.gguf_files import TinySpec

@@ -10,7 +10,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from reference import sampling
 from reference.driving import rows
 from reference.gguf_files import TinySpec

@@ -8,7 +8,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-
 from reference.driving import decode_all, rows, sequence
 from reference.forward import Token
 from reference.gguf_files import TinySpec
