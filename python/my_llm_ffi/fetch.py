@@ -222,8 +222,8 @@ def _bytes_under(folder: Path) -> int:
 
 def _failure(model: KnownModel, reason: str) -> str:
     return (
-        f"fetch_model: {model.project}=={model.version} could not be downloaded: {reason or 'no reason given'}"
-        f" (a copy of {model.file_name} can also be put into {cache_folder()})"
+        f"fetch_model: {model.project}=={model.version} could not be downloaded: {reason}; "
+        f"a copy of {model.file_name} can also be put into {cache_folder()}"
     )
 
 
