@@ -24,7 +24,7 @@ ATTACKS = {
     "empty nested loops": "{% for a in range(99999) %}" * 15 + "{% endfor %}" * 15,
     "wide loop body": "{% for a in range(99999) %}" + "{{ '' }}" * 3000 + "{% endfor %}",
     "wide conditions": "{% for a in range(99999) %}{% if 1"
-    + " and a is defined" * 600
+    + " and a is defined" * 150
     + "%}{% endif %}{% endfor %}",
     "long text in a loop": "{% for a in range(99999) %}" + "x" * 200_000 + "{% endfor %}",
     "long text in a block": "{% set t %}{% for a in range(99999) %}"
@@ -76,7 +76,25 @@ ATTACKS = {
     "sum of lists": "{{ ([[0] * 9999] * 9999)|sum(start=[])|length }}",
     "sorting long equal strings": BIG + "{{ ([s ~ 'b', s ~ 'b'] * 20000)|sort|length }}",
     "self in a namespace": "{% set n = namespace() %}{% set n.n = n %}{{ n }}{{ [n]|tojson }}",
+    "attribute names of nested lists": "{% set l = [1] %}"
+    + NEST * 50
+    + "{{ [1]|map(attribute=l)|list }}",
+    "attr of a nested list": "{% set l = [1] %}" + NEST * 50 + "{{ 1|attr(l) }}",
+    "sorting by a nested list": "{% set l = [1] %}" + NEST * 50 + "{{ [1]|sort(attribute=l) }}",
+    "separators of nested lists": "{% set l = [1] %}"
+    + NEST * 50
+    + "{{ [1]|tojson(separators=(l, l)) }}",
+    "test named by a nested list": "{% set l = [1] %}" + NEST * 50 + "{{ [1]|select(l)|list }}",
+    "filter named by a nested tuple": "{% set t = (1, 2) %}"
+    + "{% set t = (t, t) %}" * 50
+    + "{{ [1]|map(t)|list }}",
+    "arguments kept": "{% macro keep(n) %}{% set n.l = [n.l, varargs] %}{% endmacro %}"
+    "{% set n = namespace(l=0) %}{% set r = range(99999)|list %}"
+    "{% for i in r %}{{ keep(n, *r) }}{% endfor %}",
+    "long error": BIG + "{{ raise_exception(s * 3) }}",
     # widths
+    "percent flags": BIG + "{{ ('%' ~ '0' * 1000000) % 1 }}",
+    "center by text": "{{ 'a'.center('9' * 1000000) }}",
     "center": "{{ 'a'|center(10**9) }}",
     "ljust": "{{ 'a'.ljust(10**9) }}",
     "zfill": "{{ 'a'.zfill(10**9) }}",
@@ -105,7 +123,7 @@ ATTACKS = {
     "quadratic find": "{% set n = 'a' * 500000 ~ 'b' %}{{ n in 'a' * 2000000 }}",
     "quadratic strip": "{% set n = 'b' * 500000 ~ 'a' %}{{ ('a' * 2000000).strip(n) }}",
     "quadratic split": "{% set n = 'a' * 500000 ~ 'b' %}{{ ('a' * 2000000).split(n) }}",
-    "many searches": "{% set h = 'a' * 60000 %}{% set n = 'a' * 4000 ~ 'b' %}"
+    "many searches": "{% set h = 'a' * 60000 %}{% set n = 'a' * 1500 ~ 'b' %}"
     "{% for i in range(99999) %}{{ n in h }}{% endfor %}",
     "split to many": BIG + "{% for i in range(9999) %}{% set x = s.split('a') %}{% endfor %}",
     # recursion and depth
@@ -128,12 +146,12 @@ ATTACKS = {
     "long sum": "{{ 1" + " + 1" * 60_000 + " }}",
     "long attribute": "{{ a" + ".a" * 100_000 + " }}",
     "long else": "{{ " + "1 if 0 else " * 20_000 + "1 }}",
-    "nested ifs": "{% if 1 %}" * 20_000 + "{% endif %}" * 20_000,
+    "nested ifs": "{% if 1 %}" * 12_000 + "{% endif %}" * 12_000,
     "nested fors": "{% for x in [1] %}" * 30 + "{% endfor %}" * 30,
-    "nested sets": "{% set x %}" * 20_000 + "{% endset %}" * 20_000,
-    "elifs": "{% if 1 %}" + "{% elif 1 %}" * 40_000 + "{% endif %}",
-    "many names": "".join(f"{{% set v{i} = 1 %}}{{% if v{i} %}}{{% endif %}}" for i in range(7000)),
-    "many macros": "".join(f"{{% macro m{i}() %}}{{% endmacro %}}" for i in range(9000)),
+    "nested sets": "{% set x %}" * 10_000 + "{% endset %}" * 10_000,
+    "elifs": "{% if 1 %}" + "{% elif 1 %}" * 20_000 + "{% endif %}",
+    "many names": "".join(f"{{% set v{i} = 1 %}}{{% if v{i} %}}{{% endif %}}" for i in range(5500)),
+    "many macros": "".join(f"{{% macro m{i}() %}}{{% endmacro %}}" for i in range(7500)),
     "many filters": "{{ 1" + "|abs" * 60_000 + " }}",
     "longer than allowed": "x" * 1_000_000,
     # out of the sandbox

@@ -81,7 +81,7 @@ class FakeModel:
             architecture="llama", n_layers=2, n_embd=8, n_heads=2, n_kv_heads=1, n_ctx_train=64,
             n_vocab=50,
         )  # fmt: skip
-        self.metadata = {"general.name": "fake", "tokens": ["x"] * 99, "few": [1, 2], "on": True}
+        self.metadata = {"name": "fake", "tokens": ["x"] * 99, "few": [1, 2], "on": True}
         self.vocab = FakeVocab()
         FakeModel.made.append(self)
         if options.get("progress"):
@@ -214,7 +214,7 @@ def test_info(fake, capsys):
     assert facts["n_vocab"] == 50
     assert facts["size_bytes"] == 4
     assert facts["chat_template"] is True
-    expected = {"general.name": "fake", "tokens": "<99 items>", "few": [1, 2], "on": True}
+    expected = {"name": "fake", "tokens": "<99 items>", "few": [1, 2], "on": True}
     assert facts["metadata"] == expected
 
 
@@ -276,7 +276,7 @@ def test_bench_prints_a_table_or_json(fake, capsys):
     assert list(rows[0]) == names
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------
+# ---- what goes wrong ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

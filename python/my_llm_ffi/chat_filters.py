@@ -71,7 +71,7 @@ def _round(env: ChatEnvironment, value: Any, precision: int = 0, method: str = "
 
 
 def _sort_key(env: ChatEnvironment, attribute: Any, case_sensitive: bool) -> Callable[[Any], Any]:
-    parts = [] if attribute is None else str(attribute).split(",")
+    parts = [] if attribute is None else to_text(env, attribute).split(",")
     reads = [env.reader(part) for part in parts]
 
     def fold(value: Any) -> Any:
@@ -143,7 +143,7 @@ def _sum(env: ChatEnvironment, value: Any, attribute: Any = None, start: Any = 0
 def _map(env: ChatEnvironment, value: Any, /, *args: Any, **kwargs: Any) -> list[Any]:
     if not args and "attribute" in kwargs:
         apply = env.reader(kwargs.pop("attribute"), kwargs.pop("default", None))
-    elif args and args[0] in env.filters:
+    elif args and type(args[0]) is str and args[0] in env.filters:
         named: Any = env.filters[args[0]]
         apply = partial(_applied, named, args[1:], dict(kwargs))
         kwargs = {}
@@ -160,8 +160,8 @@ def _applied(fn: Callable[..., Any], args: Any, kwargs: dict[str, Any], item: An
 
 def _choose(env: ChatEnvironment, value: Any, wanted: bool, read: Any, test: Any) -> list[Any]:
     name, *rest = test or ["true value"]
-    if test and name not in env.tests:
-        raise FilterArgumentError(f"no test named {str(name)[:80]!r}")
+    if test and (type(name) is not str or name not in env.tests):
+        raise FilterArgumentError("no such test")
     tests: dict[str, Any] = env.tests
     passes = partial(_applied, tests[name], rest, {}) if test else bool
     return [item for item in env.items(value) if bool(passes(read(item))) == wanted]
@@ -328,7 +328,7 @@ METHODS: dict[type, dict[str, Callable[..., Any]]] = {
 FILTERS: dict[str, Callable[..., Any]] = {
     **TEXT_FILTERS,
     "abs": lambda env, value: abs(value),
-    "attr": lambda env, value, name: env.getattr(value, str(name)),
+    "attr": lambda env, value, name: env.getattr(value, to_text(env, name)),
     "count": lambda env, value: len(value),
     "d": _default,
     "default": _default,

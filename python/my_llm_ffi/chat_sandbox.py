@@ -29,7 +29,7 @@ from .chat_filters import FILTERS, METHODS, TESTS, compare, concatenate, cut, di
 from .chat_text import percent, to_text
 
 _FILE = "<chat template>"
-_MAX_TOKENS = 20_000  # of a template; the largest in use have about 4,000
+_MAX_TOKENS = 12_000  # of a template; the largest in use have about 4,000
 _MAX_EXPRESSION_TOKENS = 2_000
 _MAX_MESSAGE = 500  # characters of an error
 _MAX_RANGE = 100_000
@@ -72,7 +72,8 @@ class _PayFirst(NodeTransformer):
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(node, _ALLOWED_NODES):
             what = type(node).__name__.lower()
-            raise ChatTemplateError(f"line {node.lineno}: a chat template may not use {what}")
+            where = f"line {node.lineno}: " if node.lineno else ""
+            raise ChatTemplateError(f"{where}a chat template may not use {what}")
         return super().visit(node, *args, **kwargs)
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
@@ -176,7 +177,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def reader(self, attribute: Any, default: Any = None) -> Callable[[Any], Any]:
         """Reads a dotted attribute of an item; with None, the item itself."""
-        parts = [] if attribute is None else str(attribute).split(".")
+        parts = [] if attribute is None else to_text(self, attribute).split(".")
         keys = [int(part) if part.isdecimal() and len(part) < 10 else part for part in parts]
 
         def read(item: Any) -> Any:
@@ -233,6 +234,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """``obj(…)``: a step, and a level of a bounded depth."""
         __self.budget.step()
+        __self.budget.spend(64 * (1 + len(kwargs)) + 8 * len(args))
         if isinstance(__obj, Undefined):
             return __obj()  # raises with the name of what is undefined
         if not __self.is_safe_callable(__obj):
@@ -395,12 +397,12 @@ def _check_shape(env: ChatEnvironment, template: str) -> None:
 
 def _explained(error: Exception, program: Template | None) -> ChatTemplateError:
     """One line that says what went wrong and in which line of the template."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, RecursionError):
-        text = "it is nested or recurses too deeply"
+    text = " ".join(str(error)[: 4 * _MAX_MESSAGE].split()) or type(error).__name__
+    line = getattr(error, "lineno", None)
+    if isinstance(error, (RecursionError, SyntaxError)):  # Python's, of the generated code
+        text, line = "it is nested or recurses too deeply", None
     elif not isinstance(error, (TemplateError, ChatTemplateError)):
         text = f"{type(error).__name__}: {text}"
-    line = getattr(error, "lineno", None)
     frame = error.__traceback__
     while program is not None and frame is not None:
         if frame.tb_frame.f_code.co_filename == _FILE:

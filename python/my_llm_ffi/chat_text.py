@@ -21,7 +21,9 @@ LIST_ITEM_BYTES = 64  # a pointer and a short string
 _ESCAPED = 24  # bytes that a character may take when it is written as \uXXXX beside an emoji
 _MAX_INDENT = 16
 _MAX_WIDTH = 999
-_CONVERSION = re.compile(r"%(?:\((\w*)\))?[-+ #0]*(\d*)(?:\.(\d*))?([a-zA-Z%*])")
+_CONVERSION = re.compile(  # counted repetitions only: nothing to backtrack into
+    r"%(?:\((\w*)\))?[-+ #0]{0,5}(\d{0,5})(?:\.(\d{0,5}))?([a-zA-Z%*])"
+)
 _WORD_START = re.compile(r"([-\s({\[<]+)")
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -160,8 +162,9 @@ def _tojson(
     """Like the filter that chat templates are written for: characters as they are, no HTML."""
     margin = 0
     if indent is not None:
-        margin = len(indent) if type(indent) is str else int(indent)
-    joints = ("", "") if separators is None else (str(separators[0]), str(separators[1]))
+        margin = len(indent) if type(indent) is str else _width(indent)
+    item_joint, key_joint = ("", "") if separators is None else separators
+    joints = (to_text(env, item_joint), to_text(env, key_joint))
     if margin > _MAX_INDENT or max(map(len, joints)) > _MAX_INDENT:
         raise ChatTemplateError(f"tojson: indent and separators are at most {_MAX_INDENT} wide")
     size = env.budget.measure(value)
@@ -198,14 +201,15 @@ def _format(env: ChatEnvironment, value: Any, /, *args: Any, **named: Any) -> st
 
 
 def _too_wide(digits: str | None) -> bool:
-    return bool(digits) and (len(digits or "") > 3 or int(digits or "0") > _MAX_WIDTH)
+    return int(digits or "0") > _MAX_WIDTH
 
 
 def _width(value: Any) -> int:
-    width = int(value)
-    if width > _MAX_WIDTH:
-        raise ChatTemplateError(f"a width of {width} is more than {_MAX_WIDTH}")
-    return max(width, 0)
+    if not isinstance(value, int):
+        raise TypeError(f"a width is a {type(value).__name__}, expected an integer")
+    if value > _MAX_WIDTH:
+        raise ChatTemplateError(f"a width of {value} is more than {_MAX_WIDTH}")
+    return max(value, 0)
 
 
 _STR_PLAIN = (
