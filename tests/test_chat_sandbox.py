@@ -22,6 +22,9 @@ ATTACKS = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}"
     "{% endfor %}",
     "empty nested loops": "{% for a in range(99999) %}" * 15 + "{% endfor %}" * 15,
+    "empty loops over a variable": "{% set r = range(99999) %}"
+    + "{% for a in r %}" * 5
+    + "{% endfor %}" * 5,
     "wide loop body": "{% for a in range(99999) %}" + "{{ '' }}" * 3000 + "{% endfor %}",
     "wide conditions": "{% for a in range(99999) %}{% if 1"
     + " and a is defined" * 150
