@@ -37,3 +37,17 @@ class IntPair(tvm_ffi.Object):
         @staticmethod
         def static_get_second(pair: IntPair) -> int:
             """Returns the second number of ``pair``, through a C++ static method."""
+
+
+def _raw_class(name: str) -> Any:
+    """The class of a registered object with its C++ methods; what users see wraps it."""
+    return tvm_ffi.register_object(f"my_llm_ffi.{name}", init=False)(type(name, (tvm_ffi.Object,), {}))
+
+
+Batch = _raw_class("Batch")
+Context = _raw_class("Context")
+Generation = _raw_class("Generation")
+Model = _raw_class("Model")
+Sampler = _raw_class("Sampler")
+StreamDecoder = _raw_class("StreamDecoder")
+Vocab = _raw_class("Vocab")

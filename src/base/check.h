@@ -7,6 +7,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/array.h"
 #include "base/dtype.h"
@@ -19,6 +20,13 @@ struct Dim {
   const char* bound_by = "";
 };
 
+/// Leading dimensions of any rank (`*b` of a signature), bound by the first tensor that uses them.
+struct Batch {
+  const char* name;
+  std::optional<std::vector<int64_t>> sizes{};
+  const char* bound_by = "";
+};
+
 inline std::string ShapeString(const TensorView& t) {
   std::ostringstream os;
   os << '[';
@@ -26,6 +34,19 @@ inline std::string ShapeString(const TensorView& t) {
   os << ']';
   return os.str();
 }
+
+/// Bytes of a contiguous tensor: [begin, end).
+struct ByteRange {
+  const char* begin;
+  const char* end;
+  explicit ByteRange(const TensorView& t)
+      : begin(Data<const char>(t)), end(begin + t.numel() * DtypeBytes(t.dtype())) {}
+  bool Overlaps(const ByteRange& other) const {
+    const bool empty = begin == end || other.begin == other.end;
+    return !empty && begin < other.end && other.begin < end;
+  }
+  bool operator==(const ByteRange& other) const { return begin == other.begin && end == other.end; }
+};
 
 /// Checks the arguments of one op in the order they are given; every message names the op and the
 /// argument.
@@ -39,17 +60,29 @@ class Args {
   Args& Tensor(const char* name, const TensorView& t, std::initializer_list<Dim*> dims,
                std::initializer_list<DLDataType> dtypes) {
     CheckDtype(name, t, dtypes);
-    CheckShape(name, t, dims);
-    if (!t.IsContiguous()) {
-      TVM_FFI_THROW(ValueError) << op_ << ": " << name
-                                << " must be contiguous, got strides of a view of shape "
-                                << ShapeString(t);
-    }
-    CheckDevice(name, t);
-    // What a FakeTensor of torch arrives as; nothing else of any size is without memory.
-    That(t.data_ptr() != nullptr || t.numel() == 0, name,
-         " has no memory, got a fake or meta tensor");
+    CheckShape(name, t, nullptr, dims);
+    CheckLayout(name, t);
     return *this;
+  }
+
+  /// The same for a tensor of shape [*batch, dims...].
+  Args& Tensor(const char* name, const TensorView& t, Batch* batch,
+               std::initializer_list<Dim*> dims, std::initializer_list<DLDataType> dtypes) {
+    CheckDtype(name, t, dtypes);
+    CheckShape(name, t, batch, dims);
+    CheckLayout(name, t);
+    return *this;
+  }
+
+  /// Refuses an output that shares memory with an input, unless they are the same range and that is
+  /// allowed.
+  Args& NoOverlap(const char* out_name, const TensorView& out, const char* name,
+                  const TensorView& t, bool may_be_same = false) {
+    const ByteRange a(out), b(t);
+    if (!a.Overlaps(b) || (may_be_same && a == b)) return *this;
+    TVM_FFI_THROW(ValueError) << op_ << ": " << out_name << " overlaps " << name << " in memory"
+                              << (may_be_same ? "; it may be the whole of it or apart from it"
+                                              : ", expected memory of its own");
   }
 
   template <typename... Message>
@@ -73,25 +106,67 @@ class Args {
                              << allowed;
   }
 
-  void CheckShape(const char* name, const TensorView& t, std::initializer_list<Dim*> dims) const {
-    bool match = t.ndim() == static_cast<int>(dims.size());
-    for (int i = 0; match && i < t.ndim(); ++i) {
+  void CheckShape(const char* name, const TensorView& t, Batch* batch,
+                  std::initializer_list<Dim*> dims) const {
+    const int n_dims = static_cast<int>(dims.size()),
+              lead = batch != nullptr ? t.ndim() - n_dims : 0;
+    bool match = lead >= 0 && t.ndim() == lead + n_dims;
+    if (match && batch != nullptr) match = MatchBatch(name, t, lead, batch);
+    for (int i = 0; match && i < n_dims; ++i) {
       Dim& d = *dims.begin()[i];
       if (!d.value) {
-        d.value = t.size(i);
+        d.value = t.size(lead + i);
         d.bound_by = name;
       }
-      match = *d.value == t.size(i);
+      match = *d.value == t.size(lead + i);
     }
     if (match) return;
-    std::ostringstream expected;
-    for (const Dim* d : dims) {
-      expected << (d == *dims.begin() ? "" : ", ") << d->name;
-      if (d->value) expected << '=' << *d->value;
-      if (d->value && d->bound_by != name) expected << " (from " << d->bound_by << ')';
-    }
     TVM_FFI_THROW(ValueError) << op_ << ": " << name << " has shape " << ShapeString(t)
-                              << ", expected [" << expected.str() << ']';
+                              << ", expected [" << ExpectedShape(name, batch, dims) << ']';
+  }
+
+  static bool MatchBatch(const char* name, const TensorView& t, int lead, Batch* batch) {
+    std::vector<int64_t> sizes;
+    for (int i = 0; i < lead; ++i) sizes.push_back(t.size(i));
+    if (!batch->sizes) {
+      batch->sizes = sizes;
+      batch->bound_by = name;
+    }
+    return *batch->sizes == sizes;
+  }
+
+  static std::string ExpectedShape(const char* name, const Batch* batch,
+                                   std::initializer_list<Dim*> dims) {
+    std::ostringstream os;
+    if (batch != nullptr) {
+      os << '*' << batch->name;
+      if (batch->sizes && batch->bound_by != name) {
+        os << '=';
+        for (size_t i = 0; i < batch->sizes->size(); ++i) {
+          os << (i == 0 ? "(" : ", ") << (*batch->sizes)[i];
+        }
+        os << (batch->sizes->empty() ? "()" : ")") << " (from " << batch->bound_by << ')';
+      }
+      if (dims.size() != 0) os << ", ";
+    }
+    for (const Dim* d : dims) {
+      os << (d == *dims.begin() ? "" : ", ") << d->name;
+      if (d->value) os << '=' << *d->value;
+      if (d->value && d->bound_by != name) os << " (from " << d->bound_by << ')';
+    }
+    return os.str();
+  }
+
+  void CheckLayout(const char* name, const TensorView& t) {
+    if (!t.IsContiguous()) {
+      TVM_FFI_THROW(ValueError) << op_ << ": " << name
+                                << " must be contiguous, got strides of a view of shape "
+                                << ShapeString(t);
+    }
+    CheckDevice(name, t);
+    // What a FakeTensor of torch arrives as; nothing else of any size is without memory.
+    That(t.data_ptr() != nullptr || t.numel() == 0, name,
+         " has no memory, got a fake or meta tensor");
   }
 
   void CheckDevice(const char* name, const TensorView& t) {

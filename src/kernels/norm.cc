@@ -1,0 +1,97 @@
+// Normalisation over the last dimension: checks, CPU kernels, registration. Counterparts: norm.h,
+// norm_simd.cc, norm.cu.
+#include "kernels/norm.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "base/dtype.h"
+#include "base/thread_pool.h"
+#include "kernels/norm_simd.h"
+
+namespace mlf {
+namespace {
+
+constexpr int64_t kGrain = 16384;  // elements per chunk: about 3 us, above the pool's wake-up
+
+template <typename T>
+struct Rows;
+template <>
+struct Rows<float> {
+  static constexpr auto& kNorm = rms_norm_row_f32;
+  static constexpr auto& kAddNorm = add_rms_norm_row_f32;
+};
+template <>
+struct Rows<F16> {
+  static constexpr auto& kNorm = rms_norm_row_f16;
+  static constexpr auto& kAddNorm = add_rms_norm_row_f16;
+};
+template <>
+struct Rows<BF16> {
+  static constexpr auto& kNorm = rms_norm_row_bf16;
+  static constexpr auto& kAddNorm = add_rms_norm_row_bf16;
+};
+
+/// Calls fn(t) for every row of x, whatever its rank.
+template <typename Fn>
+void ForRows(const TensorView& x, Fn fn) {
+  const int64_t hidden = x.size(x.ndim() - 1);
+  if (hidden == 0) return;
+  ParallelFor(x.numel() / hidden, std::max<int64_t>(1, kGrain / hidden),
+              [&](int64_t begin, int64_t end) {
+                for (int64_t t = begin; t < end; ++t) fn(t * hidden, hidden);
+              });
+}
+
+void RmsNormCpu(TensorView out, TensorView x, TensorView weight, double eps) {
+  DispatchFloat(x.dtype(), [&]<typename T>() {
+    T* o = Data<T>(out);
+    const T *i = Data<T>(x), *w = Data<T>(weight);
+    ForRows(x,
+            [&](int64_t row, int64_t hidden) { Rows<T>::kNorm(o + row, i + row, w, hidden, eps); });
+  });
+}
+
+void AddRmsNormCpu(TensorView out, TensorView residual, TensorView x, TensorView weight,
+                   double eps) {
+  DispatchFloat(x.dtype(), [&]<typename T>() {
+    T *o = Data<T>(out), *r = Data<T>(residual);
+    const T *i = Data<T>(x), *w = Data<T>(weight);
+    ForRows(x, [&](int64_t row, int64_t hidden) {
+      Rows<T>::kAddNorm(o + row, r + row, i + row, w, hidden, eps);
+    });
+  });
+}
+
+[[maybe_unused]] const bool kFilled =
+    rms_norm_kernel.SetCpu(RmsNormCpu) && add_rms_norm_kernel.SetCpu(AddRmsNormCpu);
+
+}  // namespace
+
+void RmsNorm(TensorView out, TensorView x, TensorView weight, double eps) {
+  Batch batch{"batch"};
+  Dim hidden{"hidden"};
+  const float eps32 = static_cast<float>(eps);  // what a CUDA kernel computes with
+  Args("rms_norm")
+      .Tensor("x", x, &batch, {&hidden}, {kF32, kF16, kBF16})
+      .Tensor("weight", weight, {&hidden}, {x.dtype()})
+      .Tensor("out", out, &batch, {&hidden}, {x.dtype()})
+      .That(eps32 > 0 && std::isfinite(eps32), "eps must be a positive float32, got ", eps)
+      .NoOverlap("out", out, "x", x, /*may_be_same=*/true)
+      .NoOverlap("out", out, "weight", weight);
+  if (x.numel() != 0) rms_norm_kernel(x.device(), out, x, weight, eps);
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  constexpr const char* kDoc =
+      "Root-mean-square norm over the last axis: out = x * weight / sqrt(mean(x^2) + eps), "
+      "accumulated in float32. out may be x.";
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef().def(
+      "my_llm_ffi.rms_norm", RmsNorm, kDoc,
+      refl::Metadata{{"op", ffi::String("(x: T['*b d', 'f32 f16 bf16'], weight: T['d'], *, "
+                                        "eps: float = 1e-06) -> T['*b d']")},
+                     {"doc", ffi::String(kDoc)}});
+}
+
+}  // namespace mlf

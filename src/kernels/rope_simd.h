@@ -1,0 +1,15 @@
+// One head of a rotary embedding, at every CPU level. Counterparts: rope_simd.cc, rope.cc.
+#pragma once
+#include <cstdint>
+
+#include "base/simd_fn.h"
+
+namespace mlf {
+
+/// Rotates the `pairs` pairs of x[2 * pairs] in place by the angles of cos[pairs], sin[pairs].
+MLF_SIMD_FN(rope_neox_head, RopeNeoxHead,
+            void(float* x, const float* cos, const float* sin, int64_t pairs))
+MLF_SIMD_FN(rope_interleaved_head, RopeInterleavedHead,
+            void(float* x, const float* cos, const float* sin, int64_t pairs))
+
+}  // namespace mlf
