@@ -1,4 +1,4 @@
-"""Write src/text/unicode_tables.cc, the character classes of src/text/unicode.h, from `unicodedata`.
+"""Write src/text/unicode_tables.cc, the classes of src/text/unicode.h, from `unicodedata`.
 
     python scripts/gen_unicode_tables.py            # writes the file
     python scripts/gen_unicode_tables.py --check    # compares; passes over another Unicode version

@@ -1,5 +1,6 @@
-// GGUF files, versions 2 and 3: bytes to metadata and named tensors. Counterpart: gguf.cc.
-// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+// GGUF files, versions 2 and 3: bytes to metadata and named tensors. Counterpart: gguf.cc; the
+// bytes are read in gguf_parse.h, sets of files in gguf_split.h. Format:
+// https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -33,8 +34,8 @@ struct GgufTensor {
   std::string name;
   Format format;
   std::vector<int64_t>
-      shape;  // slowest first, as NumPy has it: [rows, cols]; GGUF stores the reverse
-  const uint8_t* data;
+      shape;            // slowest first, as NumPy has it: [rows, cols]; GGUF stores the reverse
+  const uint8_t* data;  // nullptr where the file was opened without tensors
   int64_t bytes;
 };
 
@@ -42,16 +43,17 @@ struct GgufOptions {
   bool mmap = true;     // false: tensor data is read into memory
   bool mlock = false;   // keep the mapping resident; throws RuntimeError where the limit forbids it
   bool tensors = true;  // false: metadata only (vocabularies); tensor infos are parsed and checked
-                        // all the same
+                        // all the same, their data is neither read nor locked
 };
 
 /// An opened file or set of split files ("name-00001-of-00003.gguf"; any part opens all).
 /// Immutable; every count, size and offset has been checked against the file before it is used.
 class Gguf {
  public:
-  /// Throws FileNotFoundError / PermissionError / OSError (registered kinds) when a file cannot be
-  /// read, ValueError with path, byte offset and what was expected when it is not a valid GGUF,
-  /// NotImplementedError for a version, byte order or tensor type that is unknown here.
+  /// Throws FileNotFoundError / PermissionError / IsADirectoryError / OSError (registered kinds)
+  /// when a file cannot be read, MemoryError when it does not fit in memory, ValueError with path,
+  /// byte offset and what was expected when it is not a valid GGUF, NotImplementedError for a
+  /// version, byte order or tensor type that is unknown here.
   static std::shared_ptr<const Gguf> Open(const std::string& path, const GgufOptions& options = {});
   ~Gguf();
 

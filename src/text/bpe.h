@@ -25,9 +25,9 @@ class BpeEncoder {
   BpeEncoder(const VocabSpec& spec, const std::vector<TokenType>& types,
              const std::vector<std::string>& pieces, const PreTokenizer& pre);
 
-  /// Appends the ids of `text`. A byte for which the vocabulary has no token (SmolLM2 lacks 21
-  /// that occur in no UTF-8 text, or only as rare control characters) is left out, as the
-  /// reference tokenizers do.
+  /// Appends the ids of `text`. A byte for which the vocabulary has no token is left out, as the
+  /// reference tokenizers do (SmolLM2 lacks 21: six control characters, and bytes that are part of
+  /// no assigned character).
   void Encode(std::string_view text, std::vector<int32_t>* ids) const;
 
  private:

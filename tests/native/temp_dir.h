@@ -26,9 +26,10 @@ class TempDir {
 
   std::string Path(const std::string& name) const { return path_ + "/" + name; }
 
-  /// Writes a file and returns its path.
+  /// Writes a new file, in the place of an old one where there is one, and returns its path.
   std::string Write(const std::string& name, std::string_view bytes) const {
-    std::ofstream out(Path(name), std::ios::binary | std::ios::trunc);
+    std::filesystem::remove(Path(name));  // cutting it to nothing can wait for the disk
+    std::ofstream out(Path(name), std::ios::binary);
     out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     if (!out.flush()) throw std::runtime_error("cannot write " + Path(name));
     return Path(name);
