@@ -157,7 +157,11 @@ TVM_FFI_STATIC_INIT_BLOCK() {
 }  // namespace
 }  // namespace mlf
 
-// Exported by symbol as well, for callers that load the file and know no registry.
+// Exported by symbol as well, for callers that load the file and know no registry. tvm-ffi's macros
+// leave parameters of the C calling convention unused, which clang reports here.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(add_one, mlf::AddOne)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC_DOC(
     add_one, "add_one(x, y): y = x + 1 over float32 vectors on the CPU; y may be x itself.")
+#pragma GCC diagnostic pop

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .model import Model, ModelConfig
     from .sampling import (
         Draw,
+        LogitBias,
         MinP,
         Penalties,
         Sampler,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Temperature,
         TopK,
         TopP,
+        TypicalP,
     )
     from .vocab import StreamDecoder, Vocab
 
@@ -49,6 +51,7 @@ _LAZY = {
     "Draw": "sampling",
     "FinishReason": "generation",
     "Generation": "generation",
+    "LogitBias": "sampling",
     "MinP": "sampling",
     "Model": "model",
     "ModelConfig": "model",
@@ -59,6 +62,7 @@ _LAZY = {
     "Temperature": "sampling",
     "TopK": "sampling",
     "TopP": "sampling",
+    "TypicalP": "sampling",
     "Vocab": "vocab",
     "fetch_model": "fetch",
 }
@@ -71,6 +75,7 @@ __all__ = [
     "Generation",
     "IntPair",
     "InternalError",
+    "LogitBias",
     "MinP",
     "Model",
     "ModelConfig",
@@ -81,6 +86,7 @@ __all__ = [
     "Temperature",
     "TopK",
     "TopP",
+    "TypicalP",
     "Vocab",
     "__version__",
     "add_one",

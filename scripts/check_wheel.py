@@ -1,0 +1,73 @@
+"""Refuses a release wheel that is too large, too new for old systems, or not loadable alone."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+RPATH = "$ORIGIN/../../tvm_ffi/lib"
+CORE, CUDA = "libmy_llm_ffi.so", "libmy_llm_ffi_cuda.so"
+
+
+def glibc_minor(wheel: Path) -> int:
+    """The newest glibc, 2.N, that the wheel's name asks for."""
+    match = re.search(r"-py3-none-manylinux_2_(\d+)_(?:x86_64|aarch64)", wheel.name)
+    if match is None:
+        raise SystemExit(f"check_wheel: {wheel.name}: expected a py3-none-manylinux_2_* wheel")
+    return int(match.group(1))
+
+
+def output_of(*command: str | Path) -> str:
+    """What a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def check_libraries(wheel: Path, with_cuda: bool) -> list[str]:
+    """Problems of the shared libraries inside."""
+    problems = []
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+        found = {path.name: path for path in Path(folder).rglob("*.so*")}
+        expected = {CORE, CUDA} if with_cuda else {CORE}
+        if set(found) != expected:
+            problems.append(f"holds the libraries {sorted(found)}, expected {sorted(expected)}")
+        for name, path in found.items():
+            if path.parent != Path(folder) / "my_llm_ffi" / "lib":
+                problems.append(f"{name} lies in {path.parent.relative_to(folder)}")
+            rpath = output_of("patchelf", "--print-rpath", path).split(":")
+            if RPATH not in rpath:
+                problems.append(f"{name} has RPATH {rpath}, expected {RPATH}")
+            if any(entry.startswith("/") for entry in rpath):
+                problems.append(f"{name} has an absolute RPATH: {rpath}")
+            if b".symtab" in path.read_bytes():
+                problems.append(f"{name} is not stripped")
+    return problems
+
+
+def main() -> int:
+    """Checks one wheel; prints its tag and size."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("--max-glibc-minor", type=int, required=True)
+    parser.add_argument("--max-bytes", type=int, default=0, help="0: any size")
+    parser.add_argument("--with-cuda", action="store_true")
+    args = parser.parse_args()
+    minor, size = glibc_minor(args.wheel), args.wheel.stat().st_size
+    problems = check_libraries(args.wheel, args.with_cuda)
+    if minor > args.max_glibc_minor:
+        problems.append(f"needs glibc 2.{minor}, at most 2.{args.max_glibc_minor} is allowed")
+    if args.max_bytes and size >= args.max_bytes:
+        problems.append(f"is {size} bytes, expected less than {args.max_bytes}")
+    for problem in problems:
+        print(f"check_wheel: {args.wheel.name} {problem}")
+    tag = "-".join(args.wheel.stem.split("-")[2:])
+    print(f"{args.wheel.name}: tag {tag}, {size / 2**20:.2f} MiB")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""Normalisation ops against NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm_ffi
+
+import my_llm_ffi as llm
+
+# float32: the sum of hidden squares, rounded once per step of a tree. float16: the rounding of the
+# output, 2^-11, and of nothing else, because the kernel accumulates in float32.
+TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 1e-6}, "float16": {"rtol": 1e-3, "atol": 1e-6}}
+
+
+def reference(x, weight, eps):
+    x = x.astype(np.float64)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight.astype(np.float64)
+
+
+def inputs(tokens, hidden, dtype):
+    rng = np.random.default_rng(hidden * 1000 + tokens)
+    x = rng.normal(size=(tokens, hidden)).astype(dtype)
+    return x, rng.normal(size=hidden).astype(dtype)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7, 64])
+@pytest.mark.parametrize("hidden", [1, 15, 16, 17, 63, 64, 65, 4096])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_rms_norm_matches_reference(tokens, hidden, dtype):
+    x, weight = inputs(tokens, hidden, dtype)
+    out = llm.ops.rms_norm(x, weight, eps=1e-5)
+    assert isinstance(out, np.ndarray)
+    assert out.dtype == x.dtype
+    np.testing.assert_allclose(out, reference(x, weight, 1e-5), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-2, 10.0])
+def test_eps_is_added_to_the_mean_square(eps):
+    x, weight = inputs(3, 64, "float32")
+    np.testing.assert_allclose(
+        llm.ops.rms_norm(x, weight, eps=eps), reference(x, weight, eps), rtol=2e-5, atol=1e-6
+    )
+
+
+def test_a_row_of_zeros_stays_zero():
+    out = llm.ops.rms_norm(np.zeros((2, 64), np.float32), np.ones(64, np.float32))
+    np.testing.assert_array_equal(out, 0)
+
+
+def test_out_is_written_and_returned():
+    x, weight = inputs(5, 32, "float32")
+    out = np.full_like(x, np.nan)
+    assert llm.ops.rms_norm(x, weight, out=out) is out
+    np.testing.assert_array_equal(out, llm.ops.rms_norm(x, weight))
+
+
+def test_out_may_be_x():
+    x, weight = inputs(5, 33, "float32")
+    expected = llm.ops.rms_norm(x, weight)
+    llm.ops.rms_norm(x, weight, out=x)
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    x, weight = inputs(32, 576, "float32")
+    batch = llm.ops.rms_norm(x, weight)
+    rows = [llm.ops.rms_norm(x[i : i + 1], weight)[0] for i in range(32)]
+    np.testing.assert_array_equal(batch, rows)
+
+
+def test_tvm_ffi_tensors_give_tvm_ffi_tensors():
+    x, weight = inputs(3, 64, "float32")
+    out = llm.ops.rms_norm(tvm_ffi.from_dlpack(x), tvm_ffi.from_dlpack(weight))
+    assert isinstance(out, tvm_ffi.Tensor)
+    np.testing.assert_array_equal(np.from_dlpack(out), llm.ops.rms_norm(x, weight))
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_torch_tensors_give_torch_tensors(name):
+    torch = pytest.importorskip("torch")
+    dtype = getattr(torch, name)
+    x, weight = (torch.from_numpy(a).to(dtype) for a in inputs(7, 96, "float32"))
+    out = llm.ops.rms_norm(x, weight)
+    assert isinstance(out, torch.Tensor)
+    assert out.dtype == dtype
+    expected = reference(x.double().numpy(), weight.double().numpy(), 1e-6)
+    rtol = {"float32": 2e-5, "float16": 1e-3, "bfloat16": 8e-3}[name]  # half a last digit
+    np.testing.assert_allclose(out.double().numpy(), expected, rtol=rtol, atol=1e-6)
+
+
+X, W = np.ones((4, 1024), np.float32), np.ones(1024, np.float32)
+
+REJECTED = {
+    "weight's length": (
+        (X, W[:512].copy(), 1e-6),
+        ValueError,
+        r"rms_norm: weight has shape \[512\], expected \[hidden=1024 \(from x\)\]",
+    ),
+    "rank of x": (
+        (X[0], W, 1e-6),
+        ValueError,
+        r"x has shape \[1024\], expected \[tok",
+    ),
+    "rank of weight": ((X, X, 1e-6), ValueError, r"weight has shape \[4, 1024\]"),
+    "dtype of x": ((X.astype("i4"), W, 1e-6), TypeError, "x is int32, expected one of float32"),
+    "dtype of weight": (
+        (X, W.astype("f8"), 1e-6),
+        TypeError,
+        "weight is float64, expected",
+    ),
+    "eps of zero": ((X, W, 0.0), ValueError, "eps"),
+    "negative eps": ((X, W, -1.0), ValueError, "eps"),
+    "eps of NaN": ((X, W, float("nan")), ValueError, "eps"),
+    "strides": ((X[:, ::2], W[:512].copy(), 1e-6), ValueError, "x must be contiguous"),
+    "width of no rows": ((X[:0], W[:512].copy(), 1e-6), ValueError, "hidden=1024"),
+    "None": ((None, W, 1e-6), TypeError, "."),
+}
+
+
+@pytest.mark.parametrize("case", REJECTED)
+def test_rms_norm_rejects(case):
+    (x, weight, eps), error, message = REJECTED[case]
+    out = np.empty((4, 1024), np.float32) if x is None else np.empty(x.shape, x.dtype)
+    with pytest.raises(error, match=message):
+        llm.ops.rms_norm(x, weight, eps=eps, out=out)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.empty((4, 512), np.float32), ValueError, r"out has shape \[4, 512\]"),
+        (np.empty((4, 1024), np.float16), TypeError, "out is float16, expected float32"),
+        (np.broadcast_to(np.float32(0), (4, 1024)), BufferError, "readonly"),
+    ],
+    ids=["shape", "dtype", "read-only"],
+)
+def test_rms_norm_rejects_out(out, error, message):
+    with pytest.raises(error, match=message):
+        llm.ops.rms_norm(X, W, out=out)
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], 3, "text"], ids=repr)
+def test_rms_norm_cannot_allocate_for_what_is_no_array(x):
+    with pytest.raises(TypeError, match="rms_norm: cannot allocate the output for a builtins"):
+        llm.ops.rms_norm(x, W)
