@@ -91,9 +91,7 @@ def test_rejects_an_unknown_format() -> None:
 
 
 def test_rejects_a_part_of_a_block() -> None:
-    with pytest.raises(
-        ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one block"
-    ):
+    with pytest.raises(ValueError, match=r"rows of 33 bytes, expected a multiple of 34"):
         _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 33), np.uint8), "Q8_0")
 
 
