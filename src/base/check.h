@@ -164,6 +164,9 @@ class Args {
                                 << ShapeString(t);
     }
     CheckDevice(name, t);
+    // What a FakeTensor of torch arrives as; nothing else of any size is without memory.
+    That(t.data_ptr() != nullptr || t.numel() == 0, name,
+         " has no memory, got a fake or meta tensor");
   }
 
   void CheckDevice(const char* name, const TensorView& t) {

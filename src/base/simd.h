@@ -47,8 +47,8 @@ MLF_INLINE V Map(Fn fn) {
   return out;
 }
 
-MLF_INLINE F32 Set(float x) {
-  return Map<F32>([&](int) { return NativeF32{} + x; });
+MLF_INLINE F32 Set(float x) {  // x - 0 is x for every x (0 + x is not, for -0): no instruction
+  return Map<F32>([&](int) { return x - NativeF32{}; });
 }
 MLF_INLINE F32 Zero() {
   return Map<F32>([](int) { return NativeF32{}; });

@@ -58,9 +58,12 @@ struct Job {
   }
 
   void WorkAndPoll() {
+    // Kept over jobs: a forward pass is many short ones, and Ctrl-C must not wait for its end.
+    static thread_local InterruptPoller poller;
     try {
-      InterruptPoller poller;
-      while (RunOne()) poller.Poll();
+      do {
+        poller.Poll();
+      } while (RunOne());
     } catch (...) {
       Fail();
     }

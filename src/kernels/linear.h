@@ -5,11 +5,10 @@
 
 namespace mlf {
 
-/// Weights come in two layouts. The file's: [rows, row_bytes]. Tiled: groups of 16 rows (the last
-/// one padded with zero rows), each group a run of tiles along k; lanes of a tile are rows, so that
-/// every output element is one chain over k in one fixed order, whatever the number of activation
-/// rows (drawn in quant/tile.h).
-inline constexpr int64_t kTileRows = 16;
+// Weights come in two layouts. The file's: [rows, row_bytes]. Tiled: groups of kTileRows = 16 rows
+// (the last one padded with zero rows), each group a run of tiles along k; lanes of a tile are
+// rows, so that every output element is one chain over k in one fixed order, whatever the number of
+// activation rows (drawn in quant/tile.h).
 
 /// Bytes of the tiled layout of a [rows, cols] weight.
 int64_t PackedBytes(Format format, int64_t rows, int64_t cols);

@@ -1,2 +1,43 @@
-// The only list of weight formats. Counterpart: formats.h.
+// Weight formats at run time. Counterpart: formats.h.
 #include "quant/formats.h"
+
+namespace mlf {
+namespace {
+
+template <typename F>
+constexpr FormatInfo MakeInfo(const char* name) {
+  return {static_cast<Format>(F::kGgufType), name, F::kWeights, F::kBytes, F::Dequantize};
+}
+
+constexpr FormatInfo kFormats[] = {
+#define MLF_FORMAT_INFO(name) MakeInfo<quant::name>(#name),
+    MLF_FORMATS(MLF_FORMAT_INFO)
+#undef MLF_FORMAT_INFO
+};
+
+}  // namespace
+
+const FormatInfo* FindFormat(int64_t gguf_type) {
+  for (const FormatInfo& info : kFormats) {
+    if (static_cast<int64_t>(info.format) == gguf_type) return &info;
+  }
+  return nullptr;
+}
+
+const FormatInfo* FindFormat(std::string_view name) {
+  for (const FormatInfo& info : kFormats) {
+    if (name == info.name) return &info;
+  }
+  return nullptr;
+}
+
+const FormatInfo& InfoOf(Format format) { return *FindFormat(static_cast<int64_t>(format)); }
+
+std::string FormatNames() {
+  std::string names;
+  for (const FormatInfo& info : kFormats)
+    names += (names.empty() ? "" : ", ") + std::string(info.name);
+  return names;
+}
+
+}  // namespace mlf

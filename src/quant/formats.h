@@ -1,21 +1,13 @@
-// The only list of weight formats. One header per format; numbers are those of GGUF.
+// Weight formats at run time: found by number or name. The list is quant/format_list.h, one header
+// per format. Counterpart: formats.cc.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <string_view>
 
-namespace mlf {
+#include "quant/format_list.h"
 
-enum class Format : int32_t {
-  kF32 = 0,
-  kF16 = 1,
-  kQ4_0 = 2,
-  kQ4_1 = 3,
-  kQ5_0 = 6,
-  kQ5_1 = 7,
-  kQ8_0 = 8,
-  kBF16 = 30,
-};
+namespace mlf {
 
 struct FormatInfo {
   Format format;

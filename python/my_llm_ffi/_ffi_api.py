@@ -1,0 +1,53 @@
+"""The registered functions of ``my_llm_ffi.*`` as attributes, and the classes of its objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tvm_ffi
+
+from . import base as base  # loads the library first
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
+
+tvm_ffi.init_ffi_api("my_llm_ffi", __name__)
+
+
+@tvm_ffi.register_object("my_llm_ffi.IntPair")
+class IntPair(tvm_ffi.Object):
+    """Two integers in a C++ object, which Python shares by reference.
+
+    Args:
+        first: The first number, readable and writable from both sides.
+        second: The second number, likewise.
+    """
+
+    if TYPE_CHECKING:
+        first: int
+        second: int
+
+        def __init__(self, first: int, second: int) -> None: ...
+
+        def get_first(self) -> int:
+            """Returns the first number, through a C++ method."""
+
+        @staticmethod
+        def static_get_second(pair: IntPair) -> int:
+            """Returns the second number of ``pair``, through a C++ static method."""
+
+
+def _raw_class(name: str) -> Any:
+    """The class of a registered object with its C++ methods; what users see wraps it."""
+    return tvm_ffi.register_object(f"my_llm_ffi.{name}", init=False)(type(name, (tvm_ffi.Object,), {}))
+
+
+Batch = _raw_class("Batch")
+Context = _raw_class("Context")
+Generation = _raw_class("Generation")
+Model = _raw_class("Model")
+Sampler = _raw_class("Sampler")
+StreamDecoder = _raw_class("StreamDecoder")
+Vocab = _raw_class("Vocab")

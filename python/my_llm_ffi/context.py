@@ -1,0 +1,153 @@
+"""One user's state over a model: sequences, decode, logits."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from . import _ffi_api
+
+
+class Batch:
+    """Tokens of any mix of sequences, computed by one `Context.decode`. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._handle: Any = _ffi_api.Batch.create()
+
+    def add(
+        self, token: int, position: int, seq_ids: Iterable[int] = (0,), logits: bool = False
+    ) -> None:
+        """Adds one token.
+
+        Args:
+            token: Its id.
+            position: Its position, after the last of every sequence it belongs to.
+            seq_ids: The sequences that store it; it sees the past of the first one.
+            logits: Whether its row of logits is wanted.
+        """
+        sequences = [operator.index(s) for s in seq_ids]
+        self._handle.add(operator.index(token), operator.index(position), sequences, logits)
+
+    def clear(self) -> None:
+        """Removes all tokens."""
+        self._handle.clear()
+
+    def __len__(self) -> int:
+        return int(self._handle.size())
+
+
+class Context:
+    """Sequences in a paged KV cache over a model. Made by `Model.context`.
+
+    Used from one thread at a time: a call that comes while another runs raises ``RuntimeError``
+    and changes nothing. After `close` every call raises ``ValueError``.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def decode(self, batch: Batch | Iterable[int]) -> None:
+        """Computes tokens and stores them in their sequences.
+
+        On any exception, Ctrl-C included, the sequences are as they were before.
+
+        Args:
+            batch: A `Batch`; or token ids, which continue sequence 0 and give the logits of the
+                last one.
+
+        Raises:
+            ValueError: The batch is empty; a token, sequence or position is out of range; a
+                position is not after the last of its sequence; more tokens than ``n_ctx``.
+            RuntimeError: The cache is full, or another thread uses this context.
+        """
+        if isinstance(batch, Batch):
+            self._handle.decode(batch._handle)
+        else:
+            self._handle.decode_tokens([operator.index(token) for token in batch])
+
+    @property
+    def logits(self) -> Any:
+        """``[n_outputs, n_vocab]`` float32 of the last decode, a DLPack object on its memory.
+
+        Rows stand in the order of the batch. The memory is not written again while anybody holds
+        it.
+
+        Raises:
+            RuntimeError: Nothing was decoded yet, or the last decode failed.
+        """
+        return self._handle.logits()
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that a sequence can hold."""
+        return int(self._handle.n_ctx())
+
+    @property
+    def n_seq_max(self) -> int:
+        """Number of sequences."""
+        return int(self._handle.n_seq_max())
+
+    def seq_remove(self, seq: int, p0: int = 0, p1: int | None = None) -> None:
+        """Removes the tokens of a sequence with ``p0 <= position < p1``; no ``p1``: to the end."""
+        self._handle.seq_remove(seq, p0, p1)
+
+    def seq_copy(self, src: int, dst: int, p0: int = 0, p1: int | None = None) -> None:
+        """Lets ``dst`` hold the tokens of ``src`` in a range too, after its own; memory is shared.
+
+        Raises:
+            ValueError: The range begins before the end of ``dst``.
+        """
+        self._handle.seq_copy(src, dst, p0, p1)
+
+    def seq_keep(self, seq: int) -> None:
+        """Empties all other sequences."""
+        self._handle.seq_keep(seq)
+
+    def seq_shift(self, seq: int, p0: int, p1: int | None, delta: int) -> None:
+        """Adds ``delta`` to the positions in a range; their keys are rotated to match.
+
+        Raises:
+            ValueError: A position would be negative or taken twice.
+        """
+        self._handle.seq_shift(seq, p0, p1, delta)
+
+    def seq_positions(self, seq: int) -> tuple[int, int] | None:
+        """Returns the first and the last position of a sequence, None when it is empty."""
+        positions = self._handle.seq_positions(seq)
+        return None if positions is None else (int(positions[0]), int(positions[1]))
+
+    def clear(self) -> None:
+        """Empties all sequences."""
+        self._handle.clear()
+
+    def save_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
+        """Writes positions, keys and values of one sequence, or of all, to a file."""
+        self._handle.save_state(os.fspath(path), seq)
+
+    def load_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
+        """Replaces sequences by those of a file; with ``seq``, its only one becomes ``seq``.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is not a state of this model and ``kv_dtype``, or does not fit. The
+                context is unchanged.
+        """
+        self._handle.load_state(os.fspath(path), seq)
+
+    def close(self) -> None:
+        """Frees the cache. Arrays that came from `logits` stay valid."""
+        self._handle.close()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,269 @@
+"""Models: load a GGUF file, generate text."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Callable
+
+from . import _ffi_api
+from .base import call_relaying
+from .context import Context
+from .generation import Generation, TextStream
+from .sampling import Sampler, SamplingParams
+from .vocab import Vocab
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and constants of a model."""
+
+    architecture: str
+    name: str
+    n_layers: int
+    n_embd: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int
+    norm_eps: float
+    rope_base: float
+    rope_freq_scale: float
+    rope_dims: int
+
+
+class Metadata(Mapping[str, Any]):
+    """Everything that the file says of itself, read when it is asked for."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._keys = [_text(key) for key in handle.metadata_keys()]
+
+    def __getitem__(self, key: str) -> Any:
+        return _plain(self._handle.metadata(key.encode()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return _text(bytes(value))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Model:
+    """A model loaded from a GGUF file: immutable, shared by any number of contexts and threads.
+
+    Args:
+        path: The file; of split files any part.
+        n_threads: CPU threads of its kernels; None: all that this process may use.
+        device: Only ``"cpu"``.
+        repack: Tile the weights once at load, which makes matrix products fast; False keeps the
+            file's pages, which several processes then share.
+        mmap: Map the file instead of reading it.
+        mlock: Keep the mapped file in memory.
+        progress: Called with the fraction loaded; returning False cancels.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a valid GGUF model; the message says what is wrong and where.
+        NotImplementedError: Its architecture, tokenizer or a tensor type is not supported.
+        RuntimeError: ``progress`` cancelled the load, or mlock failed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_threads: int | None = None,
+        device: str = "cpu",
+        repack: bool = True,
+        mmap: bool = True,
+        mlock: bool = False,
+        progress: Callable[[float], bool | None] | None = None,
+    ) -> None:
+        if device != "cpu":
+            raise NotImplementedError(f"device is {device!r}: models run on 'cpu' in this version")
+        if n_threads is not None and n_threads < 1:
+            raise ValueError(f"n_threads is {n_threads}, expected a count >= 1 or None")
+        file, threads = os.fspath(path), n_threads or 0
+
+        def load(callback: Any) -> Any:
+            return _ffi_api.Model.load(file, threads, repack, mmap, mlock, callback)
+
+        self._handle = load(None) if progress is None else call_relaying(load, progress)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and constants."""
+        return ModelConfig(**dict(self._handle.config().items()))
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Everything that the file says of itself."""
+        return Metadata(self._handle)
+
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary."""
+        return Vocab(self._handle.vocab())
+
+    def context(
+        self,
+        *,
+        n_ctx: int | None = None,
+        n_seq_max: int = 1,
+        n_batch: int = 512,
+        kv_dtype: str = "f16",
+        rope_freq_base: float | None = None,
+        rope_freq_scale: float | None = None,
+    ) -> Context:
+        """Makes a context: sequences with a KV cache of their own.
+
+        Args:
+            n_ctx: Tokens that a sequence can hold, and that all can hold together; None: the
+                training length. Memory is taken as it is filled.
+            n_seq_max: Number of sequences.
+            n_batch: Tokens of one forward pass; longer batches run as several.
+            kv_dtype: ``"f16"`` or ``"f32"``.
+            rope_freq_base: Base of the rotary embedding; None: the model's.
+            rope_freq_scale: Factor of positions; None: the model's.
+
+        Raises:
+            ValueError: An argument is out of its range.
+        """
+        for name, value in (("n_ctx", n_ctx), ("rope_freq_base", rope_freq_base),
+                            ("rope_freq_scale", rope_freq_scale)):  # fmt: skip
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, expected a number > 0 or None")
+        return Context(
+            self._handle.context(
+                n_ctx or 0, n_seq_max, n_batch, kv_dtype, rope_freq_base or 0.0, rope_freq_scale or 0.0
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> TextStream:
+        """Continues a prompt, piece by piece.
+
+        Args:
+            prompt: Text, or token ids.
+            max_new_tokens: At most so many tokens.
+            sampling: None: always the best token.
+            stop: Strings that end the generation; they are not part of the text.
+            n_ctx: Tokens of prompt and answer together; None: as needed, up to the training
+                length.
+
+        Returns:
+            An iterator over pieces of text; its ``result`` is the `Generation`.
+
+        Raises:
+            ValueError: The prompt is empty or longer than the context, or an argument is out of
+                its range.
+        """
+        ids = self._prompt_ids(prompt)
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        room = n_ctx or min(max(1, len(ids) + max(0, max_new_tokens)), self.config.n_ctx_train)
+        sampler = Sampler.greedy() if sampling is None else sampling.sampler()
+        context = self.context(n_ctx=room, n_batch=512)
+        handle = _ffi_api.Generation.create(
+            context._handle, sampler._handle, ids, max_new_tokens, [s.encode() for s in stops]
+        )
+        return TextStream(handle)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation:
+        """Continues a prompt to the end; arguments as in `stream`."""
+        return self.stream(
+            prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
+        ).finish()
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        stream: bool = False,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation | TextStream:
+        """Answers a conversation through the file's chat template.
+
+        Args:
+            messages: ``{"role": …, "content": …}``, oldest first.
+            tools: Descriptions of functions, for templates that know them.
+            stream: Return a stream of pieces instead of the whole answer.
+            max_new_tokens: As in `stream`, like the arguments after it.
+            sampling: As in `stream`.
+            stop: As in `stream`.
+            n_ctx: As in `stream`.
+
+        Raises:
+            ValueError: The file has no template, or it fails on these messages.
+        """
+        from .chat import render_chat
+
+        vocab = self.vocab
+        special = {
+            name: "" if token is None else vocab.piece(token).decode("utf-8", "replace")
+            for name, token in (("bos_token", vocab.bos_id), ("eos_token", vocab.eos_id))
+        }
+        text = render_chat(vocab.chat_template, messages, tools=tools, **special)
+        ids = vocab.tokenize(text, add_special=False, parse_special=True)
+        pieces = self.stream(
+            ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
+        )
+        return pieces if stream else pieces.finish()
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return [operator.index(token) for token in prompt]
+        if not prompt:
+            raise ValueError("prompt is empty")
+        return self.vocab.tokenize(prompt, add_special=True, parse_special=True)
+
+    def close(self) -> None:
+        """Lets go of the weights; contexts made before keep them until they are closed too."""
+        self._handle.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,37 @@
+"""Tensor ops. Inputs may come from any DLPack framework; outputs have the type of the input."""
+
+from __future__ import annotations
+
+from . import _ffi_api
+from .arrays import Array, check_arrays, empty_like
+
+__all__ = ["rms_norm"]
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6, out: Array | None = None) -> Array:
+    """Root-mean-square normalisation of the last dimension.
+
+    ``out[t, d] = x[t, d] * weight[d] / sqrt(mean(x[t, :]**2) + eps)``, accumulated in float32
+    (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
+
+    Args:
+        x: ``[tokens, hidden]``, float32, float16 or bfloat16, contiguous. ``tokens`` may be 0.
+        weight: ``[hidden]``, same dtype and device as ``x``.
+        eps: Added to the mean square; must be > 0.
+        out: ``[tokens, hidden]`` like ``x``; may be ``x`` itself. Allocated when omitted.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: A shape, device or ``eps`` is wrong; the message names the argument.
+        TypeError: A dtype is not supported or differs from that of ``x``; or an array is an eager
+            JAX array or a FakeTensor.
+        BufferError: An array is read-only.
+        NotImplementedError: There is no kernel for the device of ``x``.
+    """
+    check_arrays("rms_norm", x=x, weight=weight, out=out)
+    if out is None:
+        out = empty_like("rms_norm", x)
+    _ffi_api.rms_norm(out, x, weight, eps)
+    return out

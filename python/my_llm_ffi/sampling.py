@@ -1,0 +1,212 @@
+"""From logits to a token: stages, samplers, and the parameters of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import _ffi_api
+
+if TYPE_CHECKING:
+    from .context import Context
+
+
+class Stage(Protocol):
+    """What a `Sampler` is made of."""
+
+    def _add_to(self, handle: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Makes tokens that were accepted before less likely.
+
+    Args:
+        repetition: Divides positive logits and multiplies negative ones; 1 changes nothing.
+        frequency: Subtracted once per occurrence.
+        presence: Subtracted once.
+        last_n: How many accepted tokens are looked at; -1: all.
+    """
+
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+    last_n: int = 64
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_penalties(self.repetition, self.frequency, self.presence, self.last_n)
+
+
+@dataclass(frozen=True)
+class LogitBias:
+    """Adds to the logits of some tokens; ``-inf`` forbids one."""
+
+    bias: Mapping[int, float]
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_logit_bias({int(k): float(v) for k, v in self.bias.items()})
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Divides logits; 0 leaves only the best token."""
+
+    temperature: float
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_temperature(self.temperature)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keeps the ``k`` best tokens."""
+
+    k: int
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_top_k(self.k)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keeps the smallest set of best tokens whose probability reaches ``p``."""
+
+    p: float
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_top_p(self.p)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """Keeps tokens with at least ``p`` times the best one's probability."""
+
+    p: float
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_min_p(self.p)
+
+
+@dataclass(frozen=True)
+class TypicalP:
+    """Keeps the most typical tokens (arXiv:2202.00666) up to probability ``p``."""
+
+    p: float
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_typical_p(self.p)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws by probability; without this stage the best token is taken. No seed: a fresh one."""
+
+    seed: int | None = None
+
+    def _add_to(self, handle: Any) -> None:
+        handle.add_draw(self.seed)
+
+
+class Sampler:
+    """Stages, applied in the order of the list. One thread at a time.
+
+    Raises:
+        ValueError: A parameter is negative, NaN, infinite or out of its range; it is named.
+    """
+
+    def __init__(self, stages: Sequence[Stage] = ()) -> None:
+        self._handle: Any = _ffi_api.Sampler.create()
+        for stage in stages:
+            stage._add_to(self._handle)
+
+    @classmethod
+    def greedy(cls) -> Sampler:
+        """Always takes the best token."""
+        return cls()
+
+    def sample(self, ctx: Context, index: int = -1) -> int:
+        """Samples row ``index`` of the context's logits and accepts the token.
+
+        Raises:
+            IndexError: The last decode gave no such row.
+            RuntimeError: No token is left with a logit above -inf.
+        """
+        return int(self._handle.sample(ctx._handle, index))
+
+    def sample_logits(self, logits: Any) -> int:
+        """Samples one row ``[n_vocab]`` float32 on the CPU, without accepting the token."""
+        return int(self._handle.sample_logits(logits))
+
+    def probabilities(self, logits: Any) -> tuple[list[int], list[float]]:
+        """Returns what a draw from ``logits`` would choose from: ids and probabilities, best first."""
+        ids, probabilities = self._handle.probabilities(logits)
+        return list(ids), list(probabilities)
+
+    def accept(self, token: int) -> None:
+        """Adds a token to the history that penalties look at."""
+        self._handle.accept(token)
+
+    def reset(self) -> None:
+        """Forgets the history and starts the seed's numbers again."""
+        self._handle.reset()
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a request is sampled, always in this order.
+
+    Penalties, logit bias, temperature, top-k, typical-p, top-p, min-p, draw. ``None`` leaves a
+    stage out.
+
+    Args:
+        temperature: Divides logits, >= 0; 0 takes the best token.
+        top_k: Keep the k best, >= 1.
+        top_p: Keep the smallest set of probability p, 0 < p <= 1.
+        min_p: Keep tokens with p times the best one's probability, 0 <= p <= 1.
+        typical_p: Keep the most typical tokens of probability p, 0 < p <= 1.
+        seed: Of the draws; None: a fresh one.
+        repetition_penalty: Over prompt and answer, > 0; 1 changes nothing.
+        frequency_penalty: Subtracted per occurrence.
+        presence_penalty: Subtracted once.
+        penalty_last_n: Tokens that penalties look at; -1: all.
+        logit_bias: Added to logits by token id.
+
+    Raises:
+        ValueError: A parameter is out of its range; it is named.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = -1
+    logit_bias: Mapping[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.sampler()  # checks every value
+
+    def sampler(self) -> Sampler:
+        """Returns a fresh sampler with these parameters."""
+        stages: list[Stage] = []
+        penalties = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty)
+        if penalties != (1.0, 0.0, 0.0):
+            stages.append(Penalties(*penalties, last_n=self.penalty_last_n))
+        if self.logit_bias:
+            stages.append(LogitBias(self.logit_bias))
+        stages.append(Temperature(self.temperature))
+        if self.top_k is not None:
+            stages.append(TopK(self.top_k))
+        if self.typical_p is not None:
+            stages.append(TypicalP(self.typical_p))
+        if self.top_p is not None:
+            stages.append(TopP(self.top_p))
+        if self.min_p is not None:
+            stages.append(MinP(self.min_p))
+        stages.append(Draw(self.seed))
+        return Sampler(stages)

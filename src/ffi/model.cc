@@ -1,0 +1,137 @@
+// my_llm_ffi.Model across the border.
+#include "ffi/objects.h"
+
+namespace mlf {
+namespace {
+
+namespace refl = tvm::ffi::reflection;
+
+ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap, bool mlock,
+              const ffi::Optional<ffi::Function>& progress) {
+  if (n_threads < 0 || n_threads > 65535) {
+    TVM_FFI_THROW(ValueError) << "n_threads is " << n_threads << ", expected a count, or 0 for all";
+  }
+  ModelOptions options{.n_threads = static_cast<int>(n_threads),
+                       .repack = repack,
+                       .mmap = mmap,
+                       .mlock = mlock,
+                       .progress = {}};
+  if (progress.has_value()) {
+    // Python's None means go on, as for a callback without a return statement.
+    options.progress = [fn = *progress](double fraction) {
+      const ffi::Any answer = fn(fraction);
+      return answer == nullptr || answer.cast<bool>();
+    };
+  }
+  return ModelRef(ffi::make_object<ModelObj>(Model::Load(path, options)));
+}
+
+ffi::Map<ffi::String, ffi::Any> Config(const ModelRef& self) {
+  const ModelConfig& c = self->model.Get()->config();
+  return {{"architecture", ffi::String(c.architecture)},
+          {"name", ffi::String(c.name)},
+          {"n_layers", c.n_layers},
+          {"n_embd", c.n_embd},
+          {"n_heads", c.n_heads},
+          {"n_kv_heads", c.n_kv_heads},
+          {"head_dim", c.head_dim},
+          {"n_ff", c.n_ff},
+          {"n_vocab", c.n_vocab},
+          {"n_ctx_train", c.n_ctx_train},
+          {"norm_eps", c.norm_eps},
+          {"rope_base", c.rope_base},
+          {"rope_freq_scale", c.rope_freq_scale},
+          {"rope_dims", c.rope_dims}};
+}
+
+ffi::Any ToAny(const GgufValue& value);
+
+ffi::Any ToAny(const GgufArray& array) {
+  return std::visit(
+      [](const auto& items) -> ffi::Any {
+        ffi::Array<ffi::Any> out;
+        out.reserve(static_cast<int64_t>(items.size()));
+        for (const auto& item : items) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(item)>, GgufArray>) {
+            out.push_back(ToAny(item));
+          } else {
+            out.push_back(ToAny(GgufValue{item}));
+          }
+        }
+        return out;
+      },
+      array.items);
+}
+
+ffi::Any ToAny(const GgufValue& value) {
+  return std::visit(
+      [](const auto& v) -> ffi::Any {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, std::string_view>) {
+          return ffi::Bytes(v.data(), v.size());  // files may hold anything; Python decodes
+        } else if constexpr (std::is_same_v<T, GgufArray>) {
+          return ToAny(v);
+        } else if constexpr (std::is_same_v<T, uint64_t>) {
+          if (v > INT64_MAX) return static_cast<double>(v);  // the ABI's integers are signed
+          return static_cast<int64_t>(v);
+        } else {
+          return v;
+        }
+      },
+      value.value);
+}
+
+ffi::Array<ffi::Bytes> MetadataKeys(const ModelRef& self) {
+  ffi::Array<ffi::Bytes> keys;
+  for (const auto& [key, value] : self->model.Get()->file().metadata())
+    keys.push_back(ffi::Bytes(key.data(), key.size()));
+  return keys;
+}
+
+ffi::Any MetadataValue(const ModelRef& self, const ffi::Bytes& key) {
+  const auto model = self->model.Get();
+  const GgufValue* value = model->file().Find(std::string_view(key.data(), key.size()));
+  if (value == nullptr) TVM_FFI_THROW(KeyError) << std::string(key.data(), key.size());
+  return ToAny(*value);
+}
+
+DLDataType KvDtype(const ffi::String& name) {
+  if (name == "f16") return kF16;
+  if (name == "f32") return kF32;
+  TVM_FFI_THROW(ValueError) << "kv_dtype is \"" << std::string(name)
+                            << "\", expected \"f16\" or \"f32\"";
+}
+
+ContextRef NewContext(const ModelRef& self, int64_t n_ctx, int64_t n_seq_max, int64_t n_batch,
+                      const ffi::String& kv_dtype, double rope_freq_base, double rope_freq_scale) {
+  const ContextOptions options{n_ctx,          n_seq_max,      n_batch, KvDtype(kv_dtype),
+                               rope_freq_base, rope_freq_scale};
+  return ContextRef(
+      ffi::make_object<ContextObj>(std::make_shared<Context>(self->model.Get(), options)));
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  refl::ObjectDef<ModelObj>()
+      .def_static("load", Load,
+                  "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
+                  "progress(fraction) -> bool or None")
+      .def("close", [](const ModelRef& self) { self->model.Close(); })
+      .def("config", Config)
+      .def("n_threads", [](const ModelRef& self) { return self->model.Get()->n_threads(); })
+      .def("file_bytes",
+           [](const ModelRef& self) { return self->model.Get()->file().file_bytes(); })
+      .def("metadata_keys", MetadataKeys)
+      .def("metadata", MetadataValue,
+           "The value of a metadata key; strings as bytes. KeyError when there is none.")
+      .def("vocab",
+           [](const ModelRef& self) {
+             return VocabRef(ffi::make_object<VocabObj>(self->model.Get()->vocab()));
+           })
+      .def("context", NewContext,
+           "n_ctx (0: the training length), n_seq_max, n_batch, kv_dtype (f16, f32), "
+           "rope_freq_base and rope_freq_scale "
+           "(0: the model's)");
+}
+
+}  // namespace
+}  // namespace mlf

@@ -1,0 +1,123 @@
+// The objects that cross the border: thin holders of the library's own classes.
+#pragma once
+#include <tvm/ffi/tvm_ffi.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/batch.h"
+#include "runtime/context.h"
+#include "runtime/generation.h"
+#include "runtime/sampler.h"
+#include "text/stream_decoder.h"
+
+namespace mlf {
+
+/// Holds a T until it is closed. Copies of the pointer (a context's of its model) keep what they
+/// use alive.
+template <typename T>
+class Held {
+ public:
+  Held(std::shared_ptr<T> value, const char* object) : value_(std::move(value)), object_(object) {}
+
+  /// ValueError after Close.
+  std::shared_ptr<T> Get() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (value_ == nullptr) TVM_FFI_THROW(ValueError) << "this " << object_ << " is closed";
+    return value_;
+  }
+  void Close() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    value_.reset();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<T> value_;
+  const char* object_;
+};
+
+class ModelObj : public ffi::Object {
+ public:
+  explicit ModelObj(std::shared_ptr<const Model> model) : model(std::move(model), "Model") {}
+  Held<const Model> model;
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Model", ModelObj, ffi::Object);
+};
+
+class VocabObj : public ffi::Object {
+ public:
+  explicit VocabObj(std::shared_ptr<const Vocab> vocab) : vocab(std::move(vocab)) {}
+  std::shared_ptr<const Vocab> vocab;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Vocab", VocabObj, ffi::Object);
+};
+
+class StreamDecoderObj : public ffi::Object {
+ public:
+  explicit StreamDecoderObj(StreamDecoder decoder) : decoder(std::move(decoder)) {}
+  StreamDecoder decoder;
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.StreamDecoder", StreamDecoderObj, ffi::Object);
+};
+
+class BatchObj : public ffi::Object {
+ public:
+  Batch batch;
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Batch", BatchObj, ffi::Object);
+};
+
+class ContextObj : public ffi::Object {
+ public:
+  explicit ContextObj(std::shared_ptr<Context> context) : context(std::move(context), "Context") {}
+  Held<Context> context;
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Context", ContextObj, ffi::Object);
+};
+
+class SamplerObj : public ffi::Object {
+ public:
+  std::shared_ptr<Sampler> sampler = std::make_shared<Sampler>();
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Sampler", SamplerObj, ffi::Object);
+};
+
+class GenerationObj : public ffi::Object {
+ public:
+  explicit GenerationObj(std::unique_ptr<Generation> generation)
+      : generation(std::move(generation)) {}
+  std::unique_ptr<Generation> generation;
+  static constexpr bool _type_mutable = true;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Generation", GenerationObj, ffi::Object);
+};
+
+/// Signature of a method is written with references to these.
+#define MLF_OBJECT_REF(Ref, Obj)                                                    \
+  class Ref : public ffi::ObjectRef {                                               \
+   public:                                                                          \
+    explicit Ref(ffi::ObjectPtr<Obj> object) : ffi::ObjectRef(std::move(object)) {} \
+    TVM_FFI_DEFINE_OBJECT_REF_METHODS_NOTNULLABLE(Ref, ffi::ObjectRef, Obj);        \
+  }
+
+MLF_OBJECT_REF(ModelRef, ModelObj);
+MLF_OBJECT_REF(VocabRef, VocabObj);
+MLF_OBJECT_REF(StreamDecoderRef, StreamDecoderObj);
+MLF_OBJECT_REF(BatchRef, BatchObj);
+MLF_OBJECT_REF(ContextRef, ContextObj);
+MLF_OBJECT_REF(SamplerRef, SamplerObj);
+MLF_OBJECT_REF(GenerationRef, GenerationObj);
+
+inline std::vector<int64_t> ToInts(const ffi::Array<int64_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+template <typename T>
+std::optional<T> ToStd(const ffi::Optional<T>& value) {
+  if (!value.has_value()) return std::nullopt;
+  return *value;
+}
+
+}  // namespace mlf

@@ -1,0 +1,176 @@
+// Dot products of unsigned weights and signed activations, four bytes to a 32-bit lane, at every
+// CPU level: the only part of the matmul that needs instructions of its own. For *_simd.cc files.
+#pragma once
+#include "base/simd.h"
+#include "quant/tile.h"
+
+namespace mlf::MLF_LEVEL {
+
+typedef uint8_t NativeU8 __attribute__((vector_size(4 * kWidth)));
+typedef int16_t NativeI16 __attribute__((vector_size(4 * kWidth)));
+typedef uint16_t NativeWord __attribute__((vector_size(4 * kWidth)));
+
+/// A line of a tile (quant/tile.h): 64 bytes.
+struct Bytes {
+  NativeU8 part[kParts];
+
+  MLF_INLINE Bytes Load(const uint8_t* p) {
+    Bytes v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  // Shifts of 16-bit lanes: bits that cross into the neighbouring byte are for a mask to drop.
+  MLF_TILE_METHOD Bytes ShiftLeft(int n) const {
+    return Map<Bytes>([&](int p) { return (NativeU8)((NativeWord)part[p] << n); });
+  }
+  MLF_TILE_METHOD Bytes ShiftRight(int n) const {
+    return Map<Bytes>([&](int p) { return (NativeU8)((NativeWord)part[p] >> n); });
+  }
+};
+MLF_INLINE Bytes operator&(Bytes a, uint8_t mask) {
+  return Map<Bytes>([&](int p) { return a.part[p] & (NativeU8{} + mask); });
+}
+MLF_INLINE Bytes operator|(Bytes a, Bytes b) {
+  return Map<Bytes>([&](int p) { return a.part[p] | b.part[p]; });
+}
+
+MLF_INLINE I32 SplatI32(int32_t x) {
+  return Map<I32>([&](int) { return NativeI32{} + x; });
+}
+/// Four activations in every lane.
+MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
+  int32_t word;
+  std::memcpy(&word, four, sizeof word);
+  return (NativeU8)(NativeI32{} + word);
+}
+
+/// The sum over the 32 k of a block of (q - kOffset) * x for the 16 rows of a tile, exactly. kMax
+/// is the largest unsigned weight q; x is in [-127, 127], as quantize_q8 makes it.
+///
+/// Where the level multiplies unsigned by signed bytes with 32-bit sums, the offset comes off at
+/// the start, as -offset * sum(x). Elsewhere pairs of products are summed in 16 bits, where as many
+/// lines are gathered as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 127 < 2^15), four
+/// of 5-bit ones; and 8-bit weights go back to signed ones, whose magnitude is at most 128
+/// (2 * 128 * 127 < 2^15).
+#if defined(__AVX512VNNI__)
+
+template <int kMax, int kOffset>
+class BlockDot {
+ public:
+  MLF_INLINE Bytes Weights(Bytes unsigned_line) { return unsigned_line; }
+
+  MLF_TILE_METHOD void Start(int32_t sum) { sum_ = SplatI32(-kOffset * sum); }
+  MLF_TILE_METHOD void Add(Bytes w, NativeU8 x) {
+    sum_.part[0] =
+        (NativeI32)_mm512_dpbusd_epi32((__m512i)sum_.part[0], (__m512i)w.part[0], (__m512i)x);
+  }
+  MLF_TILE_METHOD void EndLines(int) {}
+  MLF_TILE_METHOD I32 Total() const { return sum_; }
+
+ private:
+  I32 sum_;
+};
+
+#elif defined(__x86_64__)
+
+#if defined(__AVX2__)
+MLF_INLINE NativeI16 PairProducts(NativeU8 w, NativeU8 x) {
+  return (NativeI16)_mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+}
+MLF_INLINE NativeI32 AddPairs(NativeI16 pairs) {
+  return (NativeI32)_mm256_madd_epi16((__m256i)pairs, (__m256i)(NativeI16{} + int16_t{1}));
+}
+MLF_INLINE NativeU8 Magnitude(NativeU8 w) { return (NativeU8)_mm256_abs_epi8((__m256i)w); }
+MLF_INLINE NativeU8 WithSign(NativeU8 x, NativeU8 sign) {
+  return (NativeU8)_mm256_sign_epi8((__m256i)x, (__m256i)sign);
+}
+#else
+MLF_INLINE NativeI16 PairProducts(NativeU8 w, NativeU8 x) {
+  return (NativeI16)_mm_maddubs_epi16((__m128i)w, (__m128i)x);
+}
+MLF_INLINE NativeI32 AddPairs(NativeI16 pairs) {
+  return (NativeI32)_mm_madd_epi16((__m128i)pairs, (__m128i)(NativeI16{} + int16_t{1}));
+}
+MLF_INLINE NativeU8 Magnitude(NativeU8 w) { return (NativeU8)_mm_abs_epi8((__m128i)w); }
+MLF_INLINE NativeU8 WithSign(NativeU8 x, NativeU8 sign) {
+  return (NativeU8)_mm_sign_epi8((__m128i)x, (__m128i)sign);
+}
+#endif
+
+template <int kMax, int kOffset>
+class BlockDot {
+ public:
+  static constexpr bool kSigned = kMax > 127;
+  static constexpr int kLinesIn16Bits = kMax <= 15 ? 8 : 4;
+
+  MLF_INLINE Bytes Weights(Bytes line) {
+    if constexpr (!kSigned) return line;
+    return Map<Bytes>([&](int p) { return line.part[p] ^ (NativeU8{} + uint8_t{0x80}); });
+  }
+
+  MLF_TILE_METHOD void Start(int32_t sum) {
+    sum_ = SplatI32(kSigned ? 0 : -kOffset * sum);
+    for (int p = 0; p < kParts; ++p) pairs_[p] = NativeI16{};
+  }
+  MLF_TILE_METHOD void Add(Bytes w, NativeU8 x) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      if constexpr (kSigned) {
+        sum_.part[p] += AddPairs(PairProducts(Magnitude(w.part[p]), WithSign(x, w.part[p])));
+      } else {
+        pairs_[p] += PairProducts(w.part[p], x);
+      }
+    }
+  }
+  /// To be called after every second line with how many there were.
+  MLF_TILE_METHOD void EndLines(int lines) {
+    if (kSigned || lines % kLinesIn16Bits != 0) return;
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      sum_.part[p] += AddPairs(pairs_[p]);
+      pairs_[p] = NativeI16{};
+    }
+  }
+  MLF_TILE_METHOD I32 Total() const { return sum_; }
+
+ private:
+  I32 sum_;
+  NativeI16 pairs_[kParts];
+};
+
+#elif defined(__aarch64__)
+
+template <int kMax, int kOffset>
+class BlockDot {
+ public:
+  static constexpr bool kSigned = kMax > 127;
+
+  MLF_INLINE Bytes Weights(Bytes line) {
+    if constexpr (!kSigned) return line;
+    return Map<Bytes>([&](int p) { return line.part[p] ^ (NativeU8{} + uint8_t{0x80}); });
+  }
+
+  MLF_TILE_METHOD void Start(int32_t sum) { sum_ = SplatI32(kSigned ? 0 : -kOffset * sum); }
+  MLF_TILE_METHOD void Add(Bytes w, NativeU8 x) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      const int8x16_t a = (int8x16_t)w.part[p], b = (int8x16_t)x;
+#if defined(__ARM_FEATURE_DOTPROD)
+      sum_.part[p] = vdotq_s32(sum_.part[p], a, b);
+#else
+      const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+      const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, b));
+      sum_.part[p] += vpaddq_s32(low, high);
+#endif
+    }
+  }
+  MLF_TILE_METHOD void EndLines(int) {}
+  MLF_TILE_METHOD I32 Total() const { return sum_; }
+
+ private:
+  I32 sum_;
+};
+
+#endif
+
+}  // namespace mlf::MLF_LEVEL

@@ -1,0 +1,199 @@
+// Micro-kernels of the matmul over tiles. Counterparts: linear_simd.h, linear.cc.
+#include "kernels/linear_simd.h"
+
+#include "kernels/block_dot.h"
+
+// An output element is one chain over the tiles of its row, with the same operations whatever the
+// shape of the register tile (T tokens, G groups): results do not depend on how work is cut.
+//   block formats: y = fma(float(dot), d * xs, y), then with minima y = fma(m, xs * sum(x), y)
+//   float formats: y = fma(w, x, y)
+namespace mlf::MLF_LEVEL {
+namespace {
+
+// The largest register tiles, chosen by benchmarks/native/bench_linear.cc (halved for the rest of
+// the tokens).
+#if defined(__AVX512F__)
+constexpr int kBlockTokens = 4, kFloatTokens = 8;
+#elif defined(__AVX2__)
+constexpr int kBlockTokens = 4, kFloatTokens = 4;
+#else
+constexpr int kBlockTokens = 2, kFloatTokens = 2;
+#endif
+constexpr int64_t kPrefetchBytes = 4096;
+
+/// One group's address and those of T rows of activations, moving along k.
+struct Operands {
+  const uint8_t* tiles;
+  int64_t group_bytes;
+  const uint8_t* x;
+  int64_t x_row_bytes;
+};
+
+template <int T, int G>
+struct Sums {
+  F32 of[T][G];
+
+  MLF_TILE_METHOD void Clear() {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) of[t][g] = Zero();
+    }
+  }
+};
+
+MLF_INLINE F32 LoadHalves(const uint8_t* p) { return Load(reinterpret_cast<const F16*>(p)); }
+
+/// The exact integer part of one block: G tiles times T blocks of activations.
+template <typename F, int T, int G>
+struct BlockProducts {
+  using Dot = BlockDot<F::kMaxQuant, F::kOffset>;
+  Dot of[T][G];
+
+  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x,
+                               int j) {
+    Bytes w[G];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      w[g] = Dot::Weights(F::template Line<Bytes>(tile + g * group_bytes, j));
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const NativeU8 four = SplatBytes(x[t]->q + 4 * j);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) of[t][g].Add(w[g], four);
+    }
+  }
+
+  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) of[t][g].Start(x[t]->sum);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {  // two lines that share their bytes in 4-bit formats
+      AddLine(tile, group_bytes, x, j);
+      AddLine(tile, group_bytes, x, j + 4);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) of[t][g].EndLines(2 * j + 2);
+      }
+    }
+  }
+};
+
+template <typename F, int T, int G>
+MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, const Operands& a, int64_t cols) {
+  const uint8_t* tile = a.tiles;
+  const uint8_t* x_row = a.x;
+  for (int64_t k = 0; k < cols; k += kQuantBlock) {
+    const Q8Block* x[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      x[t] = reinterpret_cast<const Q8Block*>(x_row + t * a.x_row_bytes);
+    }
+    if constexpr (T == 1) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kTileBytes<F>; i += 64) {
+        __builtin_prefetch(tile + kPrefetchBytes + i);
+      }
+    }
+    BlockProducts<F, T, G> products;
+    products.Compute(tile, a.group_bytes, x);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      const uint8_t* scales = tile + g * a.group_bytes;
+      const F32 d = LoadHalves(scales);
+      F32 m;
+      if constexpr (F::kHasMin) m = LoadHalves(scales + kScaleBytes);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const F32 xs = Set(x[t]->scale);
+        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total()), d * xs, y.of[t][g]);
+        if constexpr (F::kHasMin) {
+          y.of[t][g] = Fma(m, xs * ToFloat(SplatI32(x[t]->sum)), y.of[t][g]);
+        }
+      }
+    }
+    tile += kTileBytes<F>;
+    x_row += sizeof(Q8Block);
+  }
+}
+
+template <typename F, int T, int G>
+MLF_INLINE void AccumulateFloats(Sums<T, G>& y, const Operands& a, int64_t cols) {
+  using Value = typename F::Value;
+  const uint8_t* tile = a.tiles;
+  const float* x = reinterpret_cast<const float*>(a.x);
+  const int64_t x_stride = a.x_row_bytes / static_cast<int64_t>(sizeof(float));
+  for (int64_t k = 0; k < cols; ++k, tile += kTileBytes<F>) {
+    if constexpr (T == 1) __builtin_prefetch(tile + kPrefetchBytes);
+    F32 w[G];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) {
+      w[g] = Load(reinterpret_cast<const Value*>(tile + g * a.group_bytes));
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const F32 xk = Set(x[t * x_stride + k]);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) y.of[t][g] = Fma(w[g], xk, y.of[t][g]);
+    }
+  }
+}
+
+/// Sixteen outputs of one token, fewer in the last group.
+MLF_INLINE void StoreOutputs(float* out, const float* bias, F32 y, int64_t rows) {
+  if (rows >= kTileRows) {
+    Store(out, bias == nullptr ? y : y + Load(bias));
+  } else {
+    const int n = static_cast<int>(rows);
+    StorePartial(out, bias == nullptr ? y : y + LoadPartial(bias, n), n);
+  }
+}
+
+template <typename F, int T, int G>
+void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t token) {
+  const Operands operands{tiles, task.group_bytes, task.x + token * task.x_row_bytes,
+                          task.x_row_bytes};
+  Sums<T, G> y;
+  y.Clear();
+  if constexpr (kIsBlockFormat<F>) {
+    AccumulateBlocks<F, T, G>(y, operands, task.cols);
+  } else {
+    AccumulateFloats<F, T, G>(y, operands, task.cols);
+  }
+  for (int g = 0; g < G; ++g) {
+    const int64_t row = (group + g) * kTileRows;
+    const float* bias = task.bias == nullptr ? nullptr : task.bias + row;
+    for (int t = 0; t < T; ++t) {
+      StoreOutputs(task.out + (token + t) * task.rows + row, bias, y.of[t][g], task.rows - row);
+    }
+  }
+}
+
+/// Tokens [begin, end) by register tiles of T, then T / 2, … 1.
+template <typename F, int T, int G>
+MLF_INLINE void ComputeTokens(const LinearTask& task, const uint8_t* tiles, int64_t group,
+                              int64_t begin, int64_t end) {
+  for (; begin + T <= end; begin += T) ComputeTile<F, T, G>(task, tiles, group, begin);
+  if constexpr (T > 1) ComputeTokens<F, T / 2, G>(task, tiles, group, begin, end);
+}
+
+}  // namespace
+
+void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t groups,
+                  int64_t begin, int64_t end) {
+  DispatchFormat(task.format, [&]<typename F>() {
+    constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
+    const int64_t last = group + groups;
+    for (; group + 2 <= last; group += 2, tiles += 2 * task.group_bytes) {
+      ComputeTokens<F, kTokens, 2>(task, tiles, group, begin, end);
+    }
+    if (group < last) ComputeTokens<F, kTokens, 1>(task, tiles, group, begin, end);
+  });
+}
+
+}  // namespace mlf::MLF_LEVEL

@@ -1,0 +1,39 @@
+// Per-level parts of linear.cc: micro-kernels over tiles and the quantization of activations.
+#pragma once
+#include <cstdint>
+
+#include "base/simd_fn.h"
+#include "quant/format_list.h"
+
+namespace mlf {
+
+/// 32 activations as quantize_q8 writes them; a row is cols / 32 of these, no padding.
+struct Q8Block {
+  int8_t q[kQuantBlock];  // in [-127, 127]; x = scale * q
+  float scale;            // largest magnitude / 127; NaN where the block has one
+  int32_t sum;            // of q
+};
+
+/// One matmul, as the micro-kernels see it.
+struct LinearTask {
+  Format format;
+  float* out;          // [tokens, rows]
+  const uint8_t* x;    // [tokens, x_row_bytes]: Q8Block or float
+  const float* bias;   // [rows] or nullptr
+  int64_t rows, cols;  // of the weight
+  int64_t x_row_bytes;
+  int64_t group_bytes;  // of one group of 16 rows in the tiled layout
+};
+
+/// Outputs of groups [group, group + groups), whose tiles stand at `tiles`, for tokens [begin,
+/// end).
+MLF_SIMD_FN(linear_groups, LinearGroups,
+            void(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t groups,
+                 int64_t begin, int64_t end))
+
+/// Groups that share one load of the activations: work is best cut in multiples of it.
+inline constexpr int64_t kGroupsPerTile = 2;
+
+MLF_SIMD_FN(quantize_q8_row, QuantizeQ8Row, void(uint8_t* q, const float* x, int64_t cols))
+
+}  // namespace mlf

@@ -1,0 +1,46 @@
+// Working memory of a forward pass. Counterpart: forward.h.
+#include "model/forward.h"
+
+#include <algorithm>
+
+#include "kernels/linear.h"
+
+namespace mlf {
+namespace {
+
+constexpr int64_t kFloatBytes = sizeof(float);
+constexpr int64_t kQuantBlock = 32;
+
+int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(config) {
+  const auto floats = [&](int64_t per_token) {
+    return Buffer(max_tokens * per_token * kFloatBytes);
+  };
+  hidden_ = floats(config.n_embd);
+  normed_ = floats(config.n_embd);
+  delta_ = floats(config.n_embd);
+  query_ = floats(config.q_dim());
+  key_ = floats(config.kv_dim());
+  value_ = floats(config.kv_dim());
+  copied_key_ = floats(config.kv_dim());
+  copied_value_ = floats(config.kv_dim());
+  attended_ = floats(config.q_dim());
+  gate_ = floats(config.n_ff);
+  up_ = floats(config.n_ff);
+  cos_sin_ = floats(config.rope_dims);
+  const int64_t widest = std::max({config.n_embd, config.q_dim(), config.n_ff});
+  quantized_ = Buffer(max_tokens * QuantizedRowBytes(RoundUp(widest, kQuantBlock)));
+}
+
+ArrayView Workspace::CosSin(int64_t tokens) const {
+  return {cos_sin_.data(), kF32, {tokens, 2, config_.rope_dims / 2}};
+}
+
+ArrayView Workspace::Quantized(int64_t tokens, int64_t cols) const {
+  return {quantized_.data(), kU8, {tokens, QuantizedRowBytes(cols)}};
+}
+
+}  // namespace mlf

@@ -1,0 +1,121 @@
+// The tiled weight layout, and what the block formats share of it. Light: *_simd.cc files include
+// it, so every function here is inlined always and leaves no symbol.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "base/half.h"
+
+// The rows of a weight are cut into groups of 16; a group is a run of tiles along k, and lane r of
+// every tile is row r of the group, so that SIMD lanes run over output rows. A tile takes exactly
+// the bytes that its 16 rows take in the file; the last group is padded with zero bytes.
+//
+//   weight   | group 0: rows 0 … 15              | group 1: rows 16 … 31 | … | last group |
+//   group    | tile 0 | tile 1 | tile 2 | …      |
+//
+// Block formats: a tile is 32 k (block b of each of the 16 rows).
+//
+//   bytes    32                32 (with minima)  64        64       …       64 (with fifth bits)
+//   tile     | 16 f16 scales | 16 f16 minima   | line 0 | line 1 | …      | high bits   |
+//   line j   | row 0: 4 bytes | row 1: 4 bytes | … | row 15: 4 bytes |
+//
+//   8 bits: eight lines; byte i of a row in line j is k = 4j + i, plus 128 (unsigned).
+//   4 bits: four lines; the low nibble of byte i in line j is k = 4j + i, the high one 4(j+4) + i.
+//   5 bits: as 4 bits, and in the line of high bits, bit j of byte i is bit 4 of k = 4j + i.
+//
+// Four consecutive k of a row are thus four consecutive bytes of its lane, which is what
+// instructions for dot products of bytes take.
+//
+// Float formats: a tile is one k: 16 values, one of each row.
+#define MLF_TILE_FN static inline __attribute__((always_inline))
+#define MLF_TILE_METHOD inline __attribute__((always_inline))
+
+namespace mlf {
+
+inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kQuantBlock = 32;  // weights per block of every block format
+inline constexpr int kLineBytes = 64;
+inline constexpr int kLaneBytes = 4;
+inline constexpr int kScaleBytes = 2 * kTileRows;
+
+namespace quant {
+
+/// A two-byte scale or minimum.
+MLF_TILE_FN void PackHalf(const uint8_t* half, uint8_t* tile, int lane) {
+  std::memcpy(tile + 2 * lane, half, 2);
+}
+MLF_TILE_FN void UnpackHalf(const uint8_t* tile, int lane, uint8_t* half) {
+  std::memcpy(half, tile + 2 * lane, 2);
+}
+
+MLF_TILE_FN float LoadHalf(const uint8_t* half) {
+  mlf::F16 value;
+  std::memcpy(&value, half, 2);
+  return static_cast<float>(value);
+}
+
+MLF_TILE_FN uint32_t LoadWord(const uint8_t* p) {
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+  return word;
+}
+MLF_TILE_FN void StoreWord(uint8_t* p, uint32_t word) { std::memcpy(p, &word, 4); }
+
+/// Four bytes of a row per line, each exclusive-or'ed with `flip`. The nibbles of a file's block
+/// (k and k + 16 share a byte) already stand as the lines want them.
+template <int kLines>
+MLF_TILE_FN void PackLines(const uint8_t* quants, uint8_t* lines, int lane, uint32_t flip = 0) {
+#pragma GCC unroll 8
+  for (int j = 0; j < kLines; ++j) {
+    StoreWord(lines + kLineBytes * j + kLaneBytes * lane, LoadWord(quants + 4 * j) ^ flip);
+  }
+}
+template <int kLines>
+MLF_TILE_FN void UnpackLines(const uint8_t* lines, int lane, uint8_t* quants, uint32_t flip = 0) {
+#pragma GCC unroll 8
+  for (int j = 0; j < kLines; ++j) {
+    StoreWord(quants + 4 * j, LoadWord(lines + kLineBytes * j + kLaneBytes * lane) ^ flip);
+  }
+}
+
+/// Fifth bits: bit k of the file's 32-bit word becomes bit j of byte i, k = 4j + i.
+MLF_TILE_FN void PackHighBits(const uint8_t* word, uint8_t* line, int lane) {
+  const uint32_t bits = LoadWord(word);
+  uint32_t spread = 0;
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    // The product puts bit i of a nibble at bit 8i (and others where the mask drops them).
+    spread |= ((bits >> (4 * j) & 15) * 0x00204081u & 0x01010101u) << j;
+  }
+  StoreWord(line + kLaneBytes * lane, spread);
+}
+MLF_TILE_FN void UnpackHighBits(const uint8_t* line, int lane, uint8_t* word) {
+  const uint32_t spread = LoadWord(line + kLaneBytes * lane);
+  uint32_t bits = 0;
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    // The product gathers bits 0, 8, 16 and 24 into bits 24 … 27.
+    bits |= ((spread >> j & 0x01010101u) * 0x01020408u >> 24 & 15) << (4 * j);
+  }
+  StoreWord(word, bits);
+}
+
+// `Bytes` below is 64 bytes in the registers of a CPU level (kernels/block_dot.h): Load, & with a
+// byte, |, and shifts of 16-bit lanes, whose strays a mask must drop.
+
+/// Nibbles of k = 4j … 4j + 3 of all rows.
+template <typename Bytes>
+MLF_TILE_FN Bytes NibbleLine(const uint8_t* lines, int j) {
+  const Bytes both = Bytes::Load(lines + kLineBytes * (j % 4));
+  return (j < 4 ? both : both.ShiftRight(4)) & 0x0F;
+}
+
+/// Bit 4 of k = 4j … 4j + 3 of all rows, in place.
+template <typename Bytes>
+MLF_TILE_FN Bytes HighBitLine(const uint8_t* line, int j) {
+  const Bytes bits = Bytes::Load(line);
+  return (j < 4 ? bits.ShiftLeft(4 - j) : bits.ShiftRight(j - 4)) & 0x10;
+}
+
+}  // namespace quant
+}  // namespace mlf

@@ -1,0 +1,310 @@
+// One user's state over a model. Counterpart: context.h; saved states are in state_file.cc.
+#include "runtime/context.h"
+
+#include <algorithm>
+#include <climits>
+
+#include "base/thread_pool.h"
+#include "kernels/rope.h"
+#include "runtime/exclusive.h"
+
+namespace mlf {
+namespace {
+
+constexpr int64_t kMaxContext = int64_t{1} << 30, kMaxSequences = 65536,
+                  kMaxBatch = int64_t{1} << 20;
+
+ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
+  const auto check = [](const char* name, int64_t value, int64_t max) {
+    if (value >= 1 && value <= max) return;
+    TVM_FFI_THROW(ValueError) << "context: " << name << " is " << value << ", expected 1 … " << max;
+  };
+  if (options.n_ctx == 0) options.n_ctx = config.n_ctx_train;
+  check("n_ctx", options.n_ctx, kMaxContext);
+  check("n_seq_max", options.n_seq_max, kMaxSequences);
+  check("n_batch", options.n_batch, kMaxBatch);
+  return options;
+}
+
+/// Owned by the tensor that views it.
+struct LogitsMemory {
+  std::shared_ptr<Buffer> buffer;
+  void AllocData(DLTensor* tensor) {
+    buffer = std::make_shared<Buffer>(tensor->shape[0] * tensor->shape[1] *
+                                      static_cast<int64_t>(sizeof(float)));
+    tensor->data = buffer->data();
+  }
+  void FreeData(DLTensor*) {}
+};
+
+template <typename T>
+ArrayView View(std::vector<T>& values, DLDataType dtype) {
+  return {values.data(), dtype, {static_cast<int64_t>(values.size())}};
+}
+
+}  // namespace
+
+/// The arrays of one forward pass.
+struct Context::Step {
+  std::vector<int32_t> tokens, positions, rows, outputs, copy_tokens, block_table;
+  std::vector<int64_t> slots, copy_slots;
+  std::vector<int64_t> row_sequences;  // the sequence of each row of the block table
+  int64_t max_pages = 0;
+
+  int32_t RowOf(int64_t seq) {
+    const auto found = std::find(row_sequences.begin(), row_sequences.end(), seq);
+    if (found == row_sequences.end()) row_sequences.push_back(seq);
+    return static_cast<int32_t>(found == row_sequences.end() ? row_sequences.size() - 1
+                                                             : found - row_sequences.begin());
+  }
+
+  void FillBlockTable(const KvCache& cache) {
+    for (int64_t seq : row_sequences) {
+      max_pages = std::max(max_pages, static_cast<int64_t>(cache.pages(seq).size()));
+    }
+    block_table.assign(row_sequences.size() * max_pages, -1);
+    for (size_t row = 0; row < row_sequences.size(); ++row) {
+      const std::vector<int32_t>& pages = cache.pages(row_sequences[row]);
+      std::copy(pages.begin(), pages.end(), block_table.begin() + row * max_pages);
+    }
+  }
+
+  ForwardBatch Views(const KvCache& cache) {
+    ForwardBatch batch{View(tokens, kI32),
+                       View(positions, kI32),
+                       View(rows, kI32),
+                       View(slots, kI64),
+                       {},
+                       cache.page_positions(),
+                       {},
+                       {},
+                       View(outputs, kI32)};
+    batch.block_table = {
+        block_table.data(), kI32, {static_cast<int64_t>(row_sequences.size()), max_pages}};
+    if (copy_tokens.empty()) return batch;
+    batch.copy_tokens = View(copy_tokens, kI32);
+    batch.copy_slots = View(copy_slots, kI64);
+    return batch;
+  }
+};
+
+Context::Context(std::shared_ptr<const Model> model, const ContextOptions& options)
+    : model_(std::move(model)),
+      options_(Checked(options, model_->config())),
+      rope_{
+          options.rope_freq_base > 0 ? options.rope_freq_base : model_->config().rope_base,
+          options.rope_freq_scale > 0 ? options.rope_freq_scale : model_->config().rope_freq_scale},
+      cache_(model_->config(), options_.n_ctx, options_.n_seq_max, options_.kv_dtype),
+      workspace_(model_->config(), std::max(options_.n_batch, options_.n_seq_max)) {}
+
+void Context::Decode(const Batch& batch) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  DecodeExclusive(batch);
+}
+
+void Context::Decode(std::span<const int64_t> tokens) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  Batch batch;
+  batch.tokens.reserve(tokens.size());
+  int64_t position = cache_.last_position(0);
+  for (int64_t token : tokens) batch.tokens.push_back({token, ++position, {0}, false});
+  if (!batch.tokens.empty()) batch.tokens.back().logits = true;
+  DecodeExclusive(batch);
+}
+
+void Context::DecodeExclusive(const Batch& batch) {
+  const ThreadLimit limit(model_->n_threads());
+  Validate(batch);
+  int64_t n_outputs = 0;
+  for (const BatchToken& t : batch.tokens) n_outputs += t.logits ? 1 : 0;
+  AllocateLogits(n_outputs);
+  std::vector<int64_t> count_before;
+  for (int64_t seq = 0; seq < n_seq_max(); ++seq) count_before.push_back(cache_.count(seq));
+  try {
+    const std::span<const BatchToken> all(batch.tokens);
+    int64_t first_output = 0;
+    for (size_t begin = 0, end = 0; begin < all.size(); begin = end) {
+      for (int64_t entries = 0; end < all.size(); ++end) {  // a pass stores at most n_batch entries
+        entries += static_cast<int64_t>(all[end].sequences.size());
+        if (end > begin && entries > options_.n_batch) break;
+      }
+      Run(all.subspan(begin, end - begin), first_output);
+      for (size_t i = begin; i < end; ++i) first_output += all[i].logits ? 1 : 0;
+    }
+  } catch (...) {
+    for (int64_t seq = 0; seq < n_seq_max(); ++seq)
+      cache_.Truncate(seq, cache_.count(seq) - count_before[seq]);
+    logits_.reset();
+    throw;
+  }
+}
+
+void Context::Validate(const Batch& batch) const {
+  if (batch.tokens.empty()) TVM_FFI_THROW(ValueError) << "decode: the batch is empty";
+  std::vector<int64_t> last(n_seq_max()), count(n_seq_max());
+  for (int64_t seq = 0; seq < n_seq_max(); ++seq) {
+    last[seq] = cache_.last_position(seq);
+    count[seq] = cache_.count(seq);
+  }
+  for (size_t i = 0; i < batch.tokens.size(); ++i) {
+    const BatchToken& t = batch.tokens[i];
+    if (t.token < 0 || t.token >= model_->config().n_vocab) {
+      TVM_FFI_THROW(ValueError) << "decode: token " << t.token << " at index " << i
+                                << " is out of range, expected 0 … "
+                                << model_->config().n_vocab - 1;
+    }
+    if (t.position < 0 || t.position >= INT_MAX) {
+      TVM_FFI_THROW(ValueError) << "decode: position " << t.position << " at index " << i
+                                << " is out of range";
+    }
+    if (t.sequences.empty())
+      TVM_FFI_THROW(ValueError) << "decode: the token at index " << i << " has no sequence";
+    for (int64_t seq : t.sequences) {
+      CheckSequence(seq);
+      if (t.position <= last[seq]) {
+        TVM_FFI_THROW(ValueError) << "decode: position " << t.position << " at index " << i
+                                  << " is not after " << last[seq] << ", the last of sequence "
+                                  << seq;
+      }
+      last[seq] = t.position;
+      if (++count[seq] > n_ctx()) {
+        TVM_FFI_THROW(ValueError) << "decode: sequence " << seq << " would hold "
+                                  << count[seq] + batch.tokens.size() - i - 1
+                                  << " tokens, more than n_ctx=" << n_ctx();
+      }
+    }
+  }
+}
+
+void Context::Run(std::span<const BatchToken> tokens, int64_t first_output) {
+  Step step;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const BatchToken& t = tokens[i];
+    const int32_t index = static_cast<int32_t>(i), position = static_cast<int32_t>(t.position);
+    step.tokens.push_back(static_cast<int32_t>(t.token));
+    step.positions.push_back(position);
+    step.rows.push_back(step.RowOf(t.sequences[0]));
+    step.slots.push_back(cache_.Append(t.sequences[0], position));
+    for (size_t s = 1; s < t.sequences.size(); ++s) {
+      step.copy_tokens.push_back(index);
+      step.copy_slots.push_back(cache_.Append(t.sequences[s], position));
+    }
+    if (t.logits) step.outputs.push_back(index);
+  }
+  step.FillBlockTable(cache_);
+  const ForwardBatch batch = step.Views(cache_);
+  const int64_t n_vocab = model_->config().n_vocab;
+  auto* rows = static_cast<float*>(logits_->data_ptr()) + first_output * n_vocab;
+  model_->network().Forward(batch, cache_.layers(), workspace_, rope_,
+                            ArrayView(rows, kF32, {batch.n_outputs(), n_vocab}));
+}
+
+void Context::AllocateLogits(int64_t rows) {
+  const int64_t n_vocab = model_->config().n_vocab;
+  // Written again only when nobody else looks at it: a row that a caller holds never changes under
+  // its hands.
+  if (logits_ && logits_->use_count() == 1 && logits_->size(0) == rows) return;
+  logits_ = ffi::Tensor::FromNDAlloc(LogitsMemory{nullptr}, ffi::Shape({rows, n_vocab}), kF32,
+                                     DLDevice{kDLCPU, 0});
+}
+
+const ffi::Tensor& Context::logits() const {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  if (!logits_)
+    TVM_FFI_THROW(RuntimeError)
+        << "logits: nothing has been decoded yet, or the last decode failed";
+  return *logits_;
+}
+
+std::span<const float> Context::LogitsRow(int64_t index) const {
+  const ffi::Tensor& all = logits();
+  const int64_t rows = all.size(0), n_vocab = all.size(1), row = index < 0 ? index + rows : index;
+  if (row < 0 || row >= rows) {
+    TVM_FFI_THROW(IndexError) << "logits row " << index << " is out of range: the last decode gave "
+                              << rows;
+  }
+  return {static_cast<const float*>(all.data_ptr()) + row * n_vocab, static_cast<size_t>(n_vocab)};
+}
+
+void Context::CheckSequence(int64_t seq, const char* argument) const {
+  if (seq >= 0 && seq < n_seq_max()) return;
+  TVM_FFI_THROW(ValueError) << argument << " " << seq << " is out of range, expected 0 … "
+                            << n_seq_max() - 1 << " (n_seq_max=" << n_seq_max() << ")";
+}
+
+std::pair<int32_t, int32_t> Context::CheckRange(int64_t p0, std::optional<int64_t> p1) const {
+  const int64_t end = p1.value_or(INT_MAX);
+  if (p0 < 0 || p0 > INT_MAX || end < p0 || end > INT_MAX) {
+    TVM_FFI_THROW(ValueError) << "positions " << p0 << " … " << end
+                              << " are not a range of positions";
+  }
+  return {static_cast<int32_t>(p0), static_cast<int32_t>(end)};
+}
+
+void Context::Remove(int64_t seq, int64_t p0, std::optional<int64_t> p1) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(seq);
+  const auto [begin, end] = CheckRange(p0, p1);
+  cache_.Remove(seq, begin, end);
+}
+
+void Context::Copy(int64_t src, int64_t dst, int64_t p0, std::optional<int64_t> p1) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(src, "src");
+  CheckSequence(dst, "dst");
+  const auto [begin, end] = CheckRange(p0, p1);
+  if (src == dst) return;
+  int64_t first = INT_MAX, count = 0;
+  for (const auto& [slot, position] : cache_.Entries(src)) {
+    if (position < begin || position >= end) continue;
+    first = std::min<int64_t>(first, position);
+    ++count;
+  }
+  if (count > 0 && first <= cache_.last_position(dst)) {
+    TVM_FFI_THROW(ValueError) << "seq_copy: position " << first << " of sequence " << src
+                              << " is not after " << cache_.last_position(dst)
+                              << ", the last of sequence " << dst;
+  }
+  cache_.Copy(src, dst, begin, end);
+}
+
+void Context::Keep(int64_t seq) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(seq);
+  for (int64_t other = 0; other < n_seq_max(); ++other) {
+    if (other != seq) cache_.Clear(other);
+  }
+}
+
+void Context::Shift(int64_t seq, int64_t p0, std::optional<int64_t> p1, int64_t delta) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(seq);
+  const auto [begin, end] = CheckRange(p0, p1);
+  if (delta <= -INT_MAX || delta >= INT_MAX)
+    TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " is out of range";
+  int32_t turn = static_cast<int32_t>(delta);
+  const ArrayView cos_sin = workspace_.CosSin(1);
+  rope_angles_kernel(cos_sin.device(), cos_sin, ArrayView(&turn, kI32, {1}),
+                     model_->network().freq_factors(), rope_.base, rope_.freq_scale);
+  cache_.Shift(seq, begin, end, turn, cos_sin, model_->config().rope_interleaved);
+}
+
+std::optional<std::pair<int32_t, int32_t>> Context::Positions(int64_t seq) const {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(seq);
+  return cache_.Range(seq);
+}
+
+int64_t Context::Count(int64_t seq) const {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  CheckSequence(seq);
+  return cache_.count(seq);
+}
+
+void Context::Clear() {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  for (int64_t seq = 0; seq < n_seq_max(); ++seq) cache_.Clear(seq);
+  logits_.reset();
+}
+
+}  // namespace mlf

@@ -1,0 +1,259 @@
+// The paged KV cache. Counterpart: kv_cache.h.
+#include "runtime/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+#include "kernels/attention.h"
+
+namespace mlf {
+namespace {
+
+constexpr int32_t kEmpty = -1;
+
+bool Within(int32_t position, int32_t p0, int32_t p1) { return position >= p0 && position < p1; }
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DLDataType dtype)
+    : config_(config),
+      dtype_(dtype),
+      n_ctx_(n_ctx),
+      n_pages_((n_ctx + kPageSize - 1) / kPageSize + n_seq_max) {
+  const int64_t layer_bytes = n_pages_ * config.kv_dim() * kPageSize * DtypeBytes(dtype);
+  constexpr double kMaxBytes =
+      0x1p48;  // the address space; beyond it the products above have lost their meaning
+  if (2.0 * config.n_layers * n_pages_ * config.kv_dim() * kPageSize * DtypeBytes(dtype) >
+      kMaxBytes) {
+    TVM_FFI_THROW(MemoryError) << "a KV cache of n_ctx=" << n_ctx
+                               << " entries does not fit the address space";
+  }
+  data_ = Buffer(2 * config.n_layers * layer_bytes);
+  positions_ = Buffer(n_pages_ * kPageSize * static_cast<int64_t>(sizeof(int32_t)));
+  for (int64_t i = 0; i < config.n_layers; ++i) {
+    uint8_t* k = data_.data() + 2 * i * layer_bytes;
+    layers_.push_back(
+        {ArrayView(k, dtype, {n_pages_, config.n_kv_heads, config.head_dim, kPageSize}),
+         ArrayView(k + layer_bytes, dtype,
+                   {n_pages_, config.n_kv_heads, kPageSize, config.head_dim})});
+  }
+  std::fill_n(positions_.data<int32_t>(), n_pages_ * kPageSize, kEmpty);
+  owners_.assign(n_pages_, 0);
+  for (int64_t page = n_pages_ - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
+  sequences_.resize(n_seq_max);
+}
+
+ArrayView KvCache::page_positions() const {
+  return {positions_.data(), kI32, {n_pages_, kPageSize}};
+}
+
+int32_t* KvCache::PositionsOf(int32_t page) const {
+  return positions_.data<int32_t>() + page * kPageSize;
+}
+
+std::vector<std::pair<int64_t, int32_t>> KvCache::Entries(int64_t seq) const {
+  std::vector<std::pair<int64_t, int32_t>> entries;
+  for (int32_t page : sequences_[seq].pages) {
+    for (int64_t i = 0; i < kPageSize; ++i) {
+      const int32_t position = PositionsOf(page)[i];
+      if (position != kEmpty) entries.emplace_back(page * kPageSize + i, position);
+    }
+  }
+  return entries;
+}
+
+std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
+  std::optional<std::pair<int32_t, int32_t>> range;
+  for (const auto& [slot, position] : Entries(seq)) {
+    if (!range) range.emplace(position, position);
+    range->first = std::min(range->first, position);
+    range->second = std::max(range->second, position);
+  }
+  return range;
+}
+
+int32_t KvCache::TakePage() {
+  if (free_.empty()) {
+    TVM_FFI_THROW(RuntimeError) << "the KV cache is full: all " << n_pages_ << " pages of "
+                                << kPageSize << " entries are in use (n_ctx=" << n_ctx_ << ")";
+  }
+  const int32_t page = free_.back();
+  free_.pop_back();
+  owners_[page] = 1;
+  return page;
+}
+
+void KvCache::DropPage(int32_t page) {
+  if (--owners_[page] > 0) return;
+  std::fill_n(PositionsOf(page), kPageSize, kEmpty);
+  free_.push_back(page);
+}
+
+int32_t KvCache::PrivatePage(Sequence& sequence, size_t index) {
+  const int32_t shared = sequence.pages[index];
+  if (owners_[shared] == 1) return shared;
+  const int32_t page = TakePage();
+  for (const KvLayer& layer : layers_)
+    kv_copy_page_kernel(layer.k.device(), layer.k, layer.v, shared, page);
+  std::copy_n(PositionsOf(shared), kPageSize, PositionsOf(page));
+  --owners_[shared];
+  sequence.pages[index] = page;
+  return page;
+}
+
+int64_t KvCache::Append(int64_t seq, int32_t position) {
+  Sequence& s = sequences_[seq];
+  if (s.used == static_cast<int64_t>(s.pages.size()) * kPageSize) s.pages.push_back(TakePage());
+  const int32_t page = PrivatePage(s, s.pages.size() - 1);
+  const int64_t offset = s.used % kPageSize;
+  PositionsOf(page)[offset] = position;
+  ++s.used;
+  ++s.count;
+  s.last = std::max(s.last, position);
+  return page * kPageSize + offset;
+}
+
+void KvCache::Truncate(int64_t seq, int64_t n) {
+  Sequence& s = sequences_[seq];
+  for (int64_t i = 1; i <= n; ++i) {
+    const int64_t entry = s.used - i;
+    PositionsOf(s.pages[entry / kPageSize])[entry % kPageSize] = kEmpty;
+  }
+  if (n > 0) Settle(seq);
+}
+
+void KvCache::Settle(int64_t seq) {
+  Sequence& s = sequences_[seq];
+  const auto last_used = [&](int32_t page) {
+    int64_t n = kPageSize;
+    while (n > 0 && PositionsOf(page)[n - 1] == kEmpty) --n;
+    return n;
+  };
+  std::vector<int32_t> kept;
+  for (int32_t page : s.pages) {
+    if (last_used(page) > 0) {
+      kept.push_back(page);
+    } else {
+      DropPage(page);
+    }
+  }
+  s.pages = std::move(kept);
+  // Entries freed at the end are taken again by the next append: the table is as if they had never
+  // been.
+  const int64_t pages = static_cast<int64_t>(s.pages.size());
+  s.used = pages == 0 ? 0 : (pages - 1) * kPageSize + last_used(s.pages.back());
+  const auto entries = Entries(seq);
+  s.count = static_cast<int64_t>(entries.size());
+  s.last = -1;
+  for (const auto& [slot, position] : entries) s.last = std::max(s.last, position);
+}
+
+void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
+  Sequence& s = sequences_[seq];
+  for (size_t index = 0; index < s.pages.size(); ++index) {
+    const int32_t* positions = PositionsOf(s.pages[index]);
+    if (std::none_of(positions, positions + kPageSize,
+                     [&](int32_t p) { return Within(p, p0, p1); }))
+      continue;
+    int32_t* own = PositionsOf(PrivatePage(s, index));
+    std::replace_if(own, own + kPageSize, [&](int32_t p) { return Within(p, p0, p1); }, kEmpty);
+  }
+  Settle(seq);
+}
+
+void KvCache::Clear(int64_t seq) {
+  for (int32_t page : sequences_[seq].pages) DropPage(page);
+  sequences_[seq] = {};
+}
+
+void KvCache::Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1) {
+  const std::vector<int32_t> source = sequences_[src].pages;
+  Sequence& d = sequences_[dst];
+  for (int32_t page : source) {
+    const int32_t* positions = PositionsOf(page);
+    const auto wanted = [&](int32_t p) { return p == kEmpty || Within(p, p0, p1); };
+    if (std::none_of(positions, positions + kPageSize,
+                     [&](int32_t p) { return Within(p, p0, p1); }))
+      continue;
+    d.pages.push_back(page);
+    ++owners_[page];
+    if (std::all_of(positions, positions + kPageSize, wanted)) continue;
+    int32_t* own = PositionsOf(PrivatePage(d, d.pages.size() - 1));
+    std::replace_if(own, own + kPageSize, [&](int32_t p) { return !wanted(p); }, kEmpty);
+  }
+  Settle(dst);
+}
+
+void KvCache::CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const {
+  std::unordered_set<int64_t> taken;
+  for (const auto& [slot, position] : Entries(seq)) {
+    const int64_t moved = int64_t{position} + (Within(position, p0, p1) ? delta : 0);
+    if (moved < 0 || moved > INT32_MAX) {
+      TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " moves position " << position
+                                << " to " << moved;
+    }
+    if (!taken.insert(moved).second) {
+      TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " moves two entries to position "
+                                << moved;
+    }
+  }
+}
+
+void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayView cos_sin,
+                    bool rope_interleaved) {
+  CheckShifted(seq, p0, p1, delta);
+  Sequence& s = sequences_[seq];
+  std::vector<int64_t> moved;
+  for (size_t index = 0; index < s.pages.size(); ++index) {
+    const int32_t* positions = PositionsOf(s.pages[index]);
+    if (std::none_of(positions, positions + kPageSize,
+                     [&](int32_t p) { return Within(p, p0, p1); }))
+      continue;
+    const int32_t page = PrivatePage(s, index);
+    for (int64_t i = 0; i < kPageSize; ++i) {
+      if (!Within(PositionsOf(page)[i], p0, p1)) continue;
+      PositionsOf(page)[i] += delta;
+      moved.push_back(page * kPageSize + i);
+    }
+  }
+  const ArrayView entries(moved.data(), kI64, {static_cast<int64_t>(moved.size())});
+  if (moved.empty()) return;
+  for (const KvLayer& layer : layers_)
+    kv_rotate_kernel(layer.k.device(), layer.k, entries, cos_sin, rope_interleaved);
+  Settle(seq);
+}
+
+template <typename Fn>
+void KvCache::ForEntry(int64_t slot, Fn fn) const {
+  const int64_t page = slot / kPageSize, offset = slot % kPageSize, size = DtypeBytes(dtype_);
+  for (const KvLayer& layer : layers_) {
+    uint8_t* k = layer.k.data<uint8_t>() + (page * config_.kv_dim() * kPageSize + offset) * size;
+    for (int64_t row = 0; row < config_.kv_dim(); ++row) fn(k + row * kPageSize * size, size);
+    uint8_t* v = layer.v.data<uint8_t>() + page * config_.kv_dim() * kPageSize * size;
+    const int64_t head_bytes = config_.head_dim * size;
+    for (int64_t head = 0; head < config_.n_kv_heads; ++head) {
+      fn(v + (head * kPageSize + offset) * head_bytes, head_bytes);
+    }
+  }
+}
+
+int64_t KvCache::entry_bytes() const {
+  return 2 * config_.n_layers * config_.kv_dim() * DtypeBytes(dtype_);
+}
+
+void KvCache::ReadEntry(int64_t slot, uint8_t* out) const {
+  ForEntry(slot, [&](const uint8_t* data, int64_t bytes) {
+    std::memcpy(out, data, bytes);
+    out += bytes;
+  });
+}
+
+void KvCache::WriteEntry(int64_t slot, const uint8_t* in) {
+  ForEntry(slot, [&](uint8_t* data, int64_t bytes) {
+    std::memcpy(data, in, bytes);
+    in += bytes;
+  });
+}
+
+}  // namespace mlf

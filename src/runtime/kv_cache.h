@@ -1,0 +1,90 @@
+// The paged KV cache: pages, their owners, and operations on sequences. Counterpart: kv_cache.cc.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.h"
+#include "model/config.h"
+#include "model/forward.h"
+
+namespace mlf {
+
+/// A sequence is a list of pages (its row of the block table) and the number of its entries in use,
+/// holes included; a page may belong to several sequences and is copied before one of them changes
+/// it. Every entry carries its position (−1: empty), which masks use, so that removed and shifted
+/// ranges are exact.
+class KvCache {
+ public:
+  /// Room for n_ctx entries in any one sequence, and for n_ctx entries over all of them plus a page
+  /// for each.
+  KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DLDataType dtype);
+
+  int64_t n_ctx() const { return n_ctx_; }
+  int64_t n_seq_max() const { return static_cast<int64_t>(sequences_.size()); }
+  int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
+  const std::vector<KvLayer>& layers() const { return layers_; }
+  ArrayView page_positions() const;
+  const std::vector<int32_t>& pages(int64_t seq) const { return sequences_[seq].pages; }
+
+  /// First and last position held; nullopt when empty.
+  std::optional<std::pair<int32_t, int32_t>> Range(int64_t seq) const;
+  int32_t last_position(int64_t seq) const { return sequences_[seq].last; }  // −1 when empty
+  int64_t count(int64_t seq) const { return sequences_[seq].count; }
+
+  /// Takes the next entry of `seq` for `position` and returns it (page * kPageSize + offset).
+  /// RuntimeError when no page is free.
+  int64_t Append(int64_t seq, int32_t position);
+  /// Takes back the last `n` appended entries of `seq`.
+  void Truncate(int64_t seq, int64_t n);
+
+  /// Empties entries with p0 <= position < p1.
+  void Remove(int64_t seq, int32_t p0, int32_t p1);
+  /// Lets dst hold the entries of src with p0 <= position < p1, after its own; whole pages are
+  /// shared.
+  void Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1);
+  /// Adds delta to the positions in [p0, p1) and turns their keys; `cos_sin` is the angle of delta
+  /// positions.
+  void Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayView cos_sin,
+             bool rope_interleaved);
+  void Clear(int64_t seq);
+
+  /// Bytes of one entry over all layers, and raw copies of it, for saved states.
+  int64_t entry_bytes() const;
+  void ReadEntry(int64_t slot, uint8_t* out) const;
+  void WriteEntry(int64_t slot, const uint8_t* in);
+  /// Entries of `seq` in table order: slot and position, holes left out.
+  std::vector<std::pair<int64_t, int32_t>> Entries(int64_t seq) const;
+
+ private:
+  struct Sequence {
+    std::vector<int32_t> pages;
+    int64_t used = 0;   // the next entry to take, counted over all pages of the table
+    int64_t count = 0;  // entries that hold a position
+    int32_t last = -1;  // the largest position
+  };
+
+  int32_t TakePage();
+  void DropPage(int32_t page);
+  /// The page at `index` of the table, copied first when another sequence holds it too.
+  int32_t PrivatePage(Sequence& sequence, size_t index);
+  /// Brings the table in order after entries changed: no empty page, `used` after the last entry,
+  /// counts.
+  void Settle(int64_t seq);
+  void CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const;
+  int32_t* PositionsOf(int32_t page) const;
+  template <typename Fn>
+  void ForEntry(int64_t slot, Fn fn) const;
+
+  ModelConfig config_;
+  DLDataType dtype_;
+  int64_t n_ctx_, n_pages_;
+  Buffer data_, positions_;
+  std::vector<KvLayer> layers_;
+  std::vector<int32_t> owners_;  // sequences that hold each page
+  std::vector<int32_t> free_;    // a stack, lowest page on top at first
+  std::vector<Sequence> sequences_;
+};
+
+}  // namespace mlf

@@ -1,0 +1,189 @@
+// Saved states of a Context: SaveState and LoadState of context.h.
+//
+// File, little-endian: magic "MLFSTATE", u32 version, u32 length + bytes of the signature (what
+// must be equal for the keys and values to mean the same), u32 sequences; per sequence u32 id, u32
+// entries, then per entry i32 position and its keys and values over all layers.
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "runtime/context.h"
+#include "runtime/exclusive.h"
+
+namespace mlf {
+namespace {
+
+constexpr char kMagic[8] = {'M', 'L', 'F', 'S', 'T', 'A', 'T', 'E'};
+constexpr uint32_t kVersion = 1;
+
+std::string Signature(const Model& model, DLDataType kv_dtype) {
+  const ModelConfig& c = model.config();
+  std::string text = c.architecture + "/" + c.name;
+  for (int64_t n : {c.n_layers, c.n_embd, c.n_heads, c.n_kv_heads, c.head_dim, c.n_vocab, c.n_ff}) {
+    text += "/" + std::to_string(n);
+  }
+  return text + "/" + DtypeName(kv_dtype);
+}
+
+class Writer {
+ public:
+  explicit Writer(const std::string& path)
+      : path_(path), out_(path, std::ios::binary | std::ios::trunc) {
+    Check();
+  }
+  void Bytes(const void* data, size_t n) {
+    out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(n));
+    Check();
+  }
+  template <typename T>
+  void Value(T value) {
+    Bytes(&value, sizeof value);
+  }
+  void Close() {
+    out_.close();
+    Check();
+  }
+
+ private:
+  void Check() {
+    if (!out_) TVM_FFI_THROW(OSError) << "save_state: cannot write " << path_;
+  }
+  std::string path_;
+  std::ofstream out_;
+};
+
+class Reader {
+ public:
+  explicit Reader(const std::string& path) : path_(path), in_(path, std::ios::binary) {
+    if (!in_) TVM_FFI_THROW(OSError) << "load_state: cannot open " << path;
+    std::error_code error;
+    left_ = std::filesystem::file_size(path, error);
+    if (error)
+      TVM_FFI_THROW(OSError) << "load_state: cannot read " << path << ": " << error.message();
+  }
+  void Bytes(void* data, size_t n) {
+    if (n > left_) TVM_FFI_THROW(ValueError) << "load_state: " << path_ << " is truncated";
+    in_.read(static_cast<char*>(data), static_cast<std::streamsize>(n));
+    if (!in_) TVM_FFI_THROW(OSError) << "load_state: cannot read " << path_;
+    left_ -= n;
+  }
+  template <typename T>
+  T Value() {
+    T value;
+    Bytes(&value, sizeof value);
+    return value;
+  }
+  uint64_t left() const { return left_; }
+
+ private:
+  std::string path_;
+  std::ifstream in_;
+  uint64_t left_ = 0;
+};
+
+struct SavedSequence {
+  int64_t id;
+  std::vector<int32_t> positions;
+  std::vector<uint8_t> entries;
+};
+
+SavedSequence ReadSequence(Reader& in, const std::string& path, int64_t entry_bytes) {
+  SavedSequence saved{in.Value<uint32_t>(), {}, {}};
+  const uint64_t count = in.Value<uint32_t>();
+  if (count * (entry_bytes + sizeof(int32_t)) > in.left()) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
+  }
+  saved.entries.resize(count * entry_bytes);
+  for (uint64_t i = 0; i < count; ++i) {
+    saved.positions.push_back(in.Value<int32_t>());
+    if (saved.positions.back() < 0 || (i > 0 && saved.positions[i] <= saved.positions[i - 1])) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds positions out of order";
+    }
+    in.Bytes(saved.entries.data() + i * entry_bytes, entry_bytes);
+  }
+  return saved;
+}
+
+std::vector<SavedSequence> ReadState(const std::string& path, const std::string& signature,
+                                     int64_t entry_bytes) {
+  Reader in(path);
+  char magic[sizeof kMagic];
+  in.Bytes(magic, sizeof magic);
+  if (std::memcmp(magic, kMagic, sizeof magic) != 0 || in.Value<uint32_t>() != kVersion) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is not a state file of version "
+                              << kVersion;
+  }
+  const uint32_t length = in.Value<uint32_t>();
+  std::string found(std::min<uint64_t>(length, in.left()), '\0');
+  in.Bytes(found.data(), found.size());
+  if (found != signature) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " was saved by \"" << found
+                              << "\", this context is \"" << signature << "\"";
+  }
+  std::vector<SavedSequence> sequences;
+  for (uint32_t n = in.Value<uint32_t>(); n > 0; --n)
+    sequences.push_back(ReadSequence(in, path, entry_bytes));
+  return sequences;
+}
+
+}  // namespace
+
+void Context::SaveState(const std::string& path, std::optional<int64_t> seq) const {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  if (seq) CheckSequence(*seq);
+  const std::string part = path + ".part", signature = Signature(*model_, options_.kv_dtype);
+  Writer out(part);
+  out.Bytes(kMagic, sizeof kMagic);
+  out.Value(kVersion);
+  out.Value(static_cast<uint32_t>(signature.size()));
+  out.Bytes(signature.data(), signature.size());
+  const int64_t first = seq.value_or(0), end = seq ? *seq + 1 : n_seq_max();
+  out.Value(static_cast<uint32_t>(end - first));
+  std::vector<uint8_t> entry(cache_.entry_bytes());
+  for (int64_t id = first; id < end; ++id) {
+    const auto entries = cache_.Entries(id);
+    out.Value(static_cast<uint32_t>(id));
+    out.Value(static_cast<uint32_t>(entries.size()));
+    for (const auto& [slot, position] : entries) {
+      cache_.ReadEntry(slot, entry.data());
+      out.Value(position);
+      out.Bytes(entry.data(), entry.size());
+    }
+  }
+  out.Close();
+  std::error_code error;
+  std::filesystem::rename(part, path, error);
+  if (error)
+    TVM_FFI_THROW(OSError) << "save_state: cannot write " << path << ": " << error.message();
+}
+
+void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
+  const ExclusiveUse exclusive(in_use_, "Context");
+  if (seq) CheckSequence(*seq);
+  // Read and checked whole before anything changes.
+  std::vector<SavedSequence> sequences =
+      ReadState(path, Signature(*model_, options_.kv_dtype), cache_.entry_bytes());
+  if (seq && sequences.size() != 1) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << sequences.size()
+                              << " sequences, expected one";
+  }
+  for (SavedSequence& saved : sequences) {
+    if (seq) saved.id = *seq;
+    CheckSequence(saved.id);
+    if (static_cast<int64_t>(saved.positions.size()) > n_ctx()) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << saved.positions.size()
+                                << " entries do not fit n_ctx=" << n_ctx();
+    }
+  }
+  for (const SavedSequence& saved : sequences) {
+    cache_.Clear(saved.id);
+    for (size_t i = 0; i < saved.positions.size(); ++i) {
+      cache_.WriteEntry(cache_.Append(saved.id, saved.positions[i]),
+                        saved.entries.data() + i * cache_.entry_bytes());
+    }
+  }
+  logits_.reset();
+}
+
+}  // namespace mlf

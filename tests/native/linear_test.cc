@@ -1,0 +1,386 @@
+// Packing, quantization, matmul and lookup against float64, at every CPU level of this machine.
+// Counterparts: src/kernels/linear.cc, linear_simd.cc, quantize_simd.cc.
+#include "kernels/linear.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "base/cpu.h"
+#include "base/thread_pool.h"
+#include "check.h"
+#include "kernels/linear_simd.h"
+
+namespace mlf {
+namespace {
+
+constexpr DLDevice kCpu{kDLCPU, 0};
+constexpr Format kAllFormats[] = {Format::kF32,  Format::kF16,  Format::kBF16, Format::kQ8_0,
+                                  Format::kQ4_0, Format::kQ4_1, Format::kQ5_0, Format::kQ5_1};
+constexpr int64_t kRowCounts[] = {1, 15, 16, 17, 33, 172};
+
+enum class Fill { kRandom, kLargest, kSmallest, kZeroScale, kSubnormalScale };
+
+bool HasMin(Format f) { return f == Format::kQ4_1 || f == Format::kQ5_1; }
+
+uint16_t RandomScale(std::mt19937& rng, Fill fill) {
+  const uint16_t sign = rng() % 2 << 15;
+  if (fill == Fill::kZeroScale) return sign;
+  if (fill == Fill::kSubnormalScale) return sign | static_cast<uint16_t>(1 + rng() % 0x3FF);
+  return sign | F16::From(0.001f + static_cast<float>(rng() % 1000) * 1e-5f).bits;
+}
+
+void FillFloats(std::vector<uint8_t>& weight, Format format, std::mt19937& rng) {
+  std::normal_distribution<float> normal;
+  const int64_t size = InfoOf(format).block_bytes;
+  for (size_t i = 0; i < weight.size(); i += size) {
+    const float value = normal(rng);
+    const uint16_t half = format == Format::kF16 ? F16::From(value).bits : BF16::From(value).bits;
+    std::memcpy(&weight[i], size == 4 ? static_cast<const void*>(&value) : &half, size);
+  }
+}
+
+/// Weights in the file's layout: random bytes under scales (and minima) of a sane size.
+std::vector<uint8_t> MakeWeight(Format format, int64_t rows, int64_t cols, Fill fill, int seed) {
+  std::mt19937 rng(seed);
+  std::vector<uint8_t> weight(rows * RowBytes(format, cols));
+  if (InfoOf(format).block == 1) {
+    FillFloats(weight, format, rng);
+    return weight;
+  }
+  const int byte = fill == Fill::kLargest    ? (format == Format::kQ8_0 ? 0x7F : 0xFF)
+                   : fill == Fill::kSmallest ? (format == Format::kQ8_0 ? 0x80 : 0x00)
+                                             : -1;
+  for (uint8_t& b : weight) b = byte < 0 ? rng() : byte;
+  for (size_t i = 0; i < weight.size(); i += InfoOf(format).block_bytes) {
+    for (int half = 0; half <= HasMin(format); ++half) {
+      const uint16_t scale = RandomScale(rng, fill);
+      std::memcpy(&weight[i + 2 * half], &scale, 2);
+    }
+  }
+  return weight;
+}
+
+std::vector<float> MakeActivations(int64_t tokens, int64_t cols, int seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(tokens * cols);
+  for (float& v : x) v = normal(rng);
+  return x;
+}
+
+ArrayView BytesView(const std::vector<uint8_t>& v) {
+  return ArrayView(const_cast<uint8_t*>(v.data()), kU8, {static_cast<int64_t>(v.size())});
+}
+
+/// One matmul's operands in both layouts.
+struct Problem {
+  Format format;
+  int64_t rows, cols, tokens;
+  std::vector<uint8_t> weight, packed;
+  std::vector<float> x, bias;
+  std::vector<uint8_t> q;  // x as quantize_q8 makes it
+
+  Problem(Format f, int64_t n, int64_t k, int64_t t, Fill fill = Fill::kRandom)
+      : format(f),
+        rows(n),
+        cols(k),
+        tokens(t),
+        weight(MakeWeight(f, n, k, fill, 1)),
+        packed(PackedBytes(f, n, k), 0xEE),
+        x(MakeActivations(t, k, 2)),
+        bias(MakeActivations(1, n, 3)) {
+    pack_weight_kernel(kCpu, BytesView(packed), FileView(), static_cast<int64_t>(f), k);
+    Quantize();
+  }
+
+  ArrayView FileView() const {
+    return ArrayView(const_cast<uint8_t*>(weight.data()), kU8, {rows, RowBytes(format, cols)});
+  }
+
+  void Quantize() {
+    if (!TakesQuantizedInput(format)) return;
+    q.assign(tokens * QuantizedRowBytes(cols), 0xEE);
+    quantize_q8_kernel(kCpu, ArrayView(q.data(), kU8, {tokens, QuantizedRowBytes(cols)}),
+                       ArrayView(x.data(), kF32, {tokens, cols}));
+  }
+
+  /// Outputs of tokens [begin, end).
+  std::vector<float> Run(bool tiled, bool with_bias, int64_t begin, int64_t end) const {
+    std::vector<float> out((end - begin) * rows, -1.f);
+    const bool quantized = TakesQuantizedInput(format);
+    const int64_t n = end - begin, row_bytes = quantized ? QuantizedRowBytes(cols) : 4 * cols;
+    const uint8_t* data = quantized ? q.data() : reinterpret_cast<const uint8_t*>(x.data());
+    uint8_t* from = const_cast<uint8_t*>(data) + begin * row_bytes;
+    linear_kernel(
+        kCpu, ArrayView(out.data(), kF32, {n, rows}),
+        quantized ? ArrayView(from, kU8, {n, row_bytes}) : ArrayView(from, kF32, {n, cols}),
+        tiled ? BytesView(packed) : FileView(),
+        ArrayView(with_bias ? const_cast<float*>(bias.data()) : nullptr, kF32, {rows}),
+        static_cast<int64_t>(format), cols);
+    return out;
+  }
+
+  std::vector<float> Dequantized() const {
+    std::vector<float> w(rows * cols);
+    for (int64_t r = 0; r < rows; ++r) {
+      InfoOf(format).dequantize_row(weight.data() + r * RowBytes(format, cols), &w[r * cols], cols);
+    }
+    return w;
+  }
+
+  /// The activation that the matmul sees: what its 8 bits stand for.
+  double Activation(int64_t t, int64_t k) const {
+    if (!TakesQuantizedInput(format)) return x[t * cols + k];
+    Q8Block block;
+    std::memcpy(&block, &q[t * QuantizedRowBytes(cols) + k / 32 * sizeof block], sizeof block);
+    return static_cast<double>(block.scale) * block.q[k % 32];
+  }
+};
+
+bool SameBits(const float* a, const float* b, size_t n) {
+  return std::memcmp(a, b, n * sizeof(float)) == 0;
+}
+
+/// float32 sums of exact blocks: off by a few parts in 10^7 of the sum of magnitudes.
+void ExpectNearFloat64(const Problem& p, const std::vector<float>& out, bool with_bias) {
+  const std::vector<float> w = p.Dequantized();
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t r = 0; r < p.rows; ++r) {
+      double y = with_bias ? p.bias[r] : 0, magnitude = std::fabs(y);
+      for (int64_t k = 0; k < p.cols; ++k) {
+        const double term = w[r * p.cols + k] * p.Activation(t, k);
+        y += term;
+        magnitude += std::fabs(term);
+      }
+      MLF_EXPECT(std::fabs(out[t * p.rows + r] - y) <= 2e-6 * magnitude);
+    }
+  }
+}
+
+void TestAgainstFloat64() {
+  for (Format format : kAllFormats) {
+    const bool blocks = TakesQuantizedInput(format);
+    for (int64_t rows : kRowCounts) {
+      for (int64_t cols :
+           blocks ? std::vector<int64_t>{32, 64, 352} : std::vector<int64_t>{1, 3, 172}) {
+        for (bool with_bias : {false, true}) {
+          const Problem p(format, rows, cols, 5);
+          const std::vector<float> tiled = p.Run(true, with_bias, 0, 5);
+          ExpectNearFloat64(p, tiled, with_bias);
+          const std::vector<float> file = p.Run(false, with_bias, 0, 5);
+          MLF_EXPECT(SameBits(tiled.data(), file.data(), tiled.size()));
+        }
+      }
+    }
+  }
+}
+
+void TestExtremeWeights() {
+  for (Format format : kAllFormats) {
+    if (!TakesQuantizedInput(format)) continue;
+    for (Fill fill : {Fill::kLargest, Fill::kSmallest, Fill::kZeroScale, Fill::kSubnormalScale}) {
+      for (float sign : {1.f, -1.f}) {
+        Problem p(format, 33, 96, 9, fill);
+        // All activations at ±127: where sums of pairs would overflow 16 bits, if they could.
+        std::fill_n(p.x.begin(), 4 * p.cols, sign * 3.f);
+        p.Quantize();
+        const std::vector<float> tiled = p.Run(true, false, 0, 9), file = p.Run(false, false, 0, 9);
+        ExpectNearFloat64(p, tiled, false);
+        MLF_EXPECT(SameBits(tiled.data(), file.data(), tiled.size()));
+      }
+    }
+  }
+}
+
+void TestBatchInvariance() {
+  constexpr int64_t kTokens = 100, kRows = 172;
+  for (Format format : kAllFormats) {
+    const Problem p(format, kRows, TakesQuantizedInput(format) ? 352 : 171, kTokens);
+    const std::vector<float> whole = p.Run(true, true, 0, kTokens);
+    for (int threads : {1, 2}) {
+      ThreadLimit limit(threads);
+      for (bool tiled : {true, false}) {
+        for (int64_t n : {1, 2, 3, 4, 5, 7, 8, 12, 16, 31, 33, 100}) {
+          for (int64_t begin : {int64_t{0}, kTokens - n}) {
+            const std::vector<float> part = p.Run(tiled, true, begin, begin + n);
+            MLF_EXPECT(SameBits(part.data(), &whole[begin * kRows], part.size()));
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Long rows make several chunks of tokens.
+void TestTokenChunks() {
+  for (Format format : {Format::kQ8_0, Format::kF32}) {
+    const Problem p(format, 48, 12800, 65);
+    const std::vector<float> whole = p.Run(true, false, 0, 65);
+    for (int64_t t : {0, 31, 32, 64}) {
+      const std::vector<float> one = p.Run(true, false, t, t + 1);
+      MLF_EXPECT(SameBits(one.data(), &whole[t * 48], 48));
+    }
+  }
+}
+
+void TestPackUnpack() {
+  for (Format format : kAllFormats) {
+    for (int64_t rows : kRowCounts) {
+      const int64_t cols = TakesQuantizedInput(format) ? 96 : 37;
+      const Problem p(format, rows, cols, 1);
+      const std::vector<float> w = p.Dequantized();
+      std::vector<int32_t> ids;
+      for (int64_t r = 0; r < rows; ++r) ids.push_back(static_cast<int32_t>((r * 7 + 3) % rows));
+      const int64_t n = rows;
+      for (bool tiled : {true, false}) {
+        std::vector<float> out(n * cols, -1.f);
+        embedding_lookup_kernel(kCpu, ArrayView(out.data(), kF32, {n, cols}),
+                                tiled ? BytesView(p.packed) : p.FileView(),
+                                ArrayView(ids.data(), kI32, {n}), static_cast<int64_t>(format),
+                                cols);
+        for (int64_t i = 0; i < n; ++i) {
+          MLF_EXPECT(SameBits(&out[i * cols], &w[ids[i] * cols], cols));
+        }
+      }
+    }
+  }
+}
+
+/// The tile of a format keeps every byte of the file, and nothing else but zeros for padding.
+void TestTilesHoldTheBlocks() {
+  for (Format format : kAllFormats) {
+    const int64_t cols = TakesQuantizedInput(format) ? 64 : 5;
+    const Problem p(format, 17, cols, 1);
+    MLF_EXPECT(static_cast<int64_t>(p.packed.size()) == 2 * 16 * RowBytes(format, cols));
+    DispatchFormat(format, [&]<typename F>() {
+      for (int64_t r = 0; r < 17; ++r) {
+        for (int64_t b = 0; b < cols / F::kWeights; ++b) {
+          uint8_t block[F::kBytes];
+          F::Unpack(&p.packed[(r / 16 * (cols / F::kWeights) + b) * kTileBytes<F>], r % 16, block);
+          MLF_EXPECT(!std::memcmp(block, &p.weight[r * RowBytes(format, cols) + b * F::kBytes],
+                                  F::kBytes));
+        }
+      }
+    });
+  }
+}
+
+void TestQuantization() {
+  constexpr int64_t kTokens = 7, kCols = 96;
+  Problem p(Format::kQ8_0, 1, kCols, kTokens);
+  for (int i = 0; i < 32; ++i) p.x[i] = 0;                               // a block of zeros
+  for (int i = 32; i < 64; ++i) p.x[i] = 1e-40f * i;                     // subnormal numbers
+  for (int i = 64; i < 96; ++i) p.x[i] = (i % 2 ? 1 : -1) * 3e38f;       // the largest numbers
+  for (int i = 0; i < 32; ++i) p.x[96 + i] = i == 0 ? 127.f : i + 0.5f;  // ties, scale 1
+  p.Quantize();
+  for (int64_t b = 0; b < kTokens * kCols / 32; ++b) {
+    Q8Block block;
+    std::memcpy(&block, &p.q[b * sizeof block], sizeof block);
+    const float* x = &p.x[b * 32];
+    float most = 0;
+    for (int i = 0; i < 32; ++i) most = std::max(most, std::fabs(x[i]));
+    MLF_EXPECT(block.scale == most / 127);
+    const float inverse = block.scale >= std::numeric_limits<float>::min() ? 1 / block.scale : 0;
+    int32_t sum = 0;
+    for (int i = 0; i < 32; ++i) {
+      MLF_EXPECT(block.q[i] == std::nearbyint(x[i] * inverse));
+      sum += block.q[i];
+    }
+    MLF_EXPECT(block.sum == sum);
+  }
+}
+
+/// A NaN or infinity makes its own row's outputs NaN or infinite, and no other's.
+void TestNonFiniteActivations() {
+  for (Format format : kAllFormats) {
+    for (float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()}) {
+      Problem p(format, 33, 64, 5);
+      const std::vector<float> before = p.Run(true, false, 0, 5);
+      p.x[2 * 64 + 40] = bad;
+      p.Quantize();
+      const std::vector<float> after = p.Run(true, false, 0, 5);
+      for (int64_t t = 0; t < 5; ++t) {
+        for (int64_t r = 0; r < 33; ++r) {
+          const int64_t i = t * 33 + r;
+          MLF_EXPECT(t == 2 ? !std::isfinite(after[i]) : SameBits(&before[i], &after[i], 1));
+        }
+      }
+    }
+  }
+}
+
+void TestNoTokens() {
+  for (Format format : kAllFormats) {
+    const Problem p(format, 17, 64, 0);
+    MLF_EXPECT(p.Run(true, true, 0, 0).empty());
+    MLF_EXPECT(p.Run(false, true, 0, 0).empty());
+  }
+}
+
+void TestFormatTable() {
+  MLF_EXPECT(FormatNames() == "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1");
+  for (Format format : kAllFormats) {
+    const FormatInfo& info = InfoOf(format);
+    MLF_EXPECT(info.format == format);
+    MLF_EXPECT(FindFormat(info.name) == &info);
+  }
+  MLF_EXPECT(FindFormat(int64_t{31}) == nullptr && FindFormat(int64_t{1} << 32) == nullptr);
+  MLF_EXPECT(FindFormat("q4_0") == nullptr && FindFormat("") == nullptr);
+}
+
+void TestAll() {
+  TestFormatTable();
+  TestTilesHoldTheBlocks();
+  TestPackUnpack();
+  TestQuantization();
+  TestAgainstFloat64();
+  TestExtremeWeights();
+  TestBatchInvariance();
+  TestTokenChunks();
+  TestNonFiniteActivations();
+  TestNoTokens();
+}
+
+/// The level is chosen once per process: each one that this CPU has gets a process of its own.
+int TestLevels(char** argv) {
+  for (const char* level : {"baseline", "avx2", "avx512", "dotprod"}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      setenv("MY_LLM_FFI_CPU", level, 1);
+      execv("/proc/self/exe", argv);
+      _exit(127);
+    }
+    int status = 0;
+    MLF_EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status));
+    std::printf("%s: %s\n", level,
+                WEXITSTATUS(status) == 0   ? "passed"
+                : WEXITSTATUS(status) == 2 ? "not on this CPU"
+                                           : "FAILED");
+    if (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 2) return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace mlf
+
+int main(int, char** argv) {
+  if (std::getenv("MY_LLM_FFI_CPU") == nullptr) return mlf::TestLevels(argv);
+  try {
+    mlf::CpuLevelInUse();
+  } catch (const tvm::ffi::Error&) {
+    return 2;
+  }
+  mlf::TestAll();
+  return 0;
+}
