@@ -33,6 +33,7 @@ using Body = FunctionRef<void(int64_t, int64_t)>;
 struct Job {
   const Body* fn;
   int64_t n, grain;
+  int helpers;  // workers that may take part
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error{};  // written by the thread that set `failed`
@@ -72,35 +73,37 @@ struct Job {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int workers) : workers_(workers) {
-    for (int i = 0; i < workers; ++i) std::thread(&ThreadPool::Loop, this, i).detach();
+  explicit ThreadPool(int workers) {
+    for (int i = 0; i < workers; ++i) std::thread(&ThreadPool::Loop, this).detach();
   }
 
   /// False, without running anything, when another caller holds the pool.
-  bool TryRun(Job& job, int threads) {
+  bool TryRun(Job& job) {
     if (leased_.test_and_set(std::memory_order_acquire)) return false;
-    const int helpers = std::min(workers_, threads - 1);
-    job_ = &job;
-    pending_.store(helpers, std::memory_order_relaxed);
-    Signal(helpers);
+    job_.store(&job, std::memory_order_seq_cst);
+    Signal();
     job.WorkAndPoll();
-    while (pending_.load(std::memory_order_acquire) != 0) Pause();
+    // Workers that have not come yet find no job: on a busy machine nobody waits for a thread that
+    // the system has not scheduled. Those inside finish their chunk.
+    job_.store(nullptr, std::memory_order_seq_cst);
+    while (inside_.load(std::memory_order_seq_cst) != 0) Pause();
     leased_.clear(std::memory_order_release);
     return true;
   }
 
  private:
-  // One word holds the job's number and how many workers take part, so that a worker that sleeps
-  // through a job it has no part in never looks at it.
-  static constexpr uint64_t kHelperBits = 16;
-
-  void Signal(int helpers) {
-    const uint64_t number = (signal_.load(std::memory_order_relaxed) >> kHelperBits) + 1;
-    signal_.store(number << kHelperBits | static_cast<uint64_t>(helpers),
-                  std::memory_order_seq_cst);
+  void Signal() {
+    signal_.fetch_add(1, std::memory_order_seq_cst);
     if (parked_.load(std::memory_order_seq_cst) == 0) return;
     std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
+  }
+
+  void Join() {
+    const int others = inside_.fetch_add(1, std::memory_order_seq_cst);
+    Job* job = job_.load(std::memory_order_seq_cst);  // alive as long as this thread is inside
+    if (job != nullptr && others < job->helpers) job->Work();
+    inside_.fetch_sub(1, std::memory_order_seq_cst);
   }
 
   uint64_t AwaitChange(uint64_t seen) {
@@ -116,23 +119,20 @@ class ThreadPool {
     return signal_.load(std::memory_order_acquire);
   }
 
-  void Loop(int index) {
+  void Loop() {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals belong to the host program's threads
     for (uint64_t seen = 0;;) {
       seen = AwaitChange(seen);
-      if (index >= static_cast<int>(seen & ((1 << kHelperBits) - 1))) continue;
-      job_->Work();
-      pending_.fetch_sub(1, std::memory_order_release);
+      Join();
     }
   }
 
-  const int workers_;
   std::atomic_flag leased_ = ATOMIC_FLAG_INIT;
-  Job* job_ = nullptr;
-  std::atomic<uint64_t> signal_{0};
-  std::atomic<int> pending_{0}, parked_{0};
+  std::atomic<Job*> job_{nullptr};
+  std::atomic<uint64_t> signal_{0};  // counts jobs
+  std::atomic<int> inside_{0}, parked_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
 };
@@ -179,10 +179,10 @@ ThreadLimit::~ThreadLimit() { thread_limit = previous_; }
 
 void ParallelFor(int64_t n, int64_t grain, Body fn) {
   if (n <= 0) return;
-  Job job{&fn, n, std::max<int64_t>(1, grain)};
-  const int threads =
-      static_cast<int>(std::min<int64_t>(ThreadCount(), (n + job.grain - 1) / job.grain));
-  if (threads <= 1 || !Pool().TryRun(job, threads)) job.WorkAndPoll();
+  grain = std::max<int64_t>(1, grain);
+  const int64_t chunks = (n + grain - 1) / grain;
+  Job job{&fn, n, grain, static_cast<int>(std::min<int64_t>(ThreadCount(), chunks)) - 1};
+  if (job.helpers == 0 || !Pool().TryRun(job)) job.WorkAndPoll();
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -9,10 +9,6 @@ namespace mlf {
 namespace {
 
 constexpr int64_t kFloatBytes = sizeof(float);
-constexpr int64_t kQuantBlock = 32;
-
-int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
 }  // namespace
 
 Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(config) {
@@ -32,7 +28,8 @@ Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(co
   up_ = floats(config.n_ff);
   cos_sin_ = floats(config.rope_dims);
   const int64_t widest = std::max({config.n_embd, config.q_dim(), config.n_ff});
-  quantized_ = Buffer(max_tokens * QuantizedRowBytes(RoundUp(widest, kQuantBlock)));
+  quantized_ = Buffer(max_tokens *
+                      QuantizedRowBytes((widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock));
 }
 
 ArrayView Workspace::CosSin(int64_t tokens) const {

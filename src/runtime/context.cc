@@ -53,9 +53,9 @@ struct Context::Step {
 
   int32_t RowOf(int64_t seq) {
     const auto found = std::find(row_sequences.begin(), row_sequences.end(), seq);
+    const auto row = static_cast<int32_t>(found - row_sequences.begin());
     if (found == row_sequences.end()) row_sequences.push_back(seq);
-    return static_cast<int32_t>(found == row_sequences.end() ? row_sequences.size() - 1
-                                                             : found - row_sequences.begin());
+    return row;
   }
 
   void FillBlockTable(const KvCache& cache) {

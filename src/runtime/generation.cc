@@ -31,7 +31,8 @@ int32_t Generation::NextToken() {
   // The embedding may have more rows than the vocabulary has tokens: those mean nothing.
   const Model& model = context_->model();
   const int32_t token = sampler_->Sample(context_->LogitsRow(-1).first(model.vocab()->size()));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (tokens_.empty()) {
     timings_.prompt_tokens = static_cast<int64_t>(pending_.size());
     timings_.prompt_seconds = seconds;

@@ -1,5 +1,5 @@
 // A vocabulary: text to token ids and back. Counterpart: vocab.cc; the algorithms are spm.cc and
-// bpe.cc.
+// bpe.cc, the checks and defaults vocab_rules.cc.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -40,33 +40,43 @@ class Vocab {
   /// Throws NotImplementedError naming an unknown model or pre-tokenizer, ValueError for a
   /// vocabulary that contradicts itself (sizes, ids out of range, malformed merges).
   static std::shared_ptr<const Vocab> Create(VocabSpec spec);
-  virtual ~Vocab() = default;
+  ~Vocab();
+  Vocab(const Vocab&) = delete;
+  Vocab& operator=(const Vocab&) = delete;
 
   /// Ids of UTF-8 `text`; bytes that are not UTF-8 are encoded like any others by byte tokens
-  /// (never an error). add_special: BOS / EOS as the file asks for them. parse_special: control
-  /// tokens written in the text
-  /// ("<|im_start|>") become their ids; user-defined tokens always do.
-  virtual std::vector<int32_t> Tokenize(std::string_view text, bool add_special,
-                                        bool parse_special) const = 0;
+  /// (never an error). add_special: BOS / EOS as the file asks for them; a text that itself begins
+  /// with BOS (or ends with EOS) written out and parsed gets no second one. parse_special: control
+  /// and unknown tokens written in the text ("<|im_start|>") become their ids; user-defined tokens
+  /// always do; of several that begin at one place the longest. Throws ValueError for 2 GiB or
+  /// more.
+  std::vector<int32_t> Tokenize(std::string_view text, bool add_special, bool parse_special) const;
 
-  /// Bytes of the ids in order. skip_special leaves control tokens out. SPM: the space that
-  /// add_space_prefix put in front is taken off again. Throws IndexError for an id out of range.
-  virtual std::string Detokenize(std::span<const int32_t> ids, bool skip_special) const = 0;
+  /// Bytes of the ids in order. skip_special leaves control and unknown tokens out. SPM: the spaces
+  /// that add_space_prefix put in front are taken off again. Throws IndexError for an id out of
+  /// range.
+  std::string Detokenize(std::span<const int32_t> ids, bool skip_special) const;
 
   /// The bytes a token stands for inside running text (" the", "\n", "<|im_end|>"). Throws
-  /// IndexError.
-  virtual std::string_view Piece(int32_t id) const = 0;
+  /// IndexError, as do Type and IsEog.
+  std::string_view Piece(int32_t id) const;
 
-  virtual int32_t size() const = 0;
-  virtual TokenType Type(int32_t id) const = 0;
-  virtual bool IsEog(
-      int32_t id) const = 0;  // ends generation: eos, eot, eom, and well-known end-of-turn names
-  virtual std::optional<int32_t> bos_id() const = 0;
-  virtual std::optional<int32_t> eos_id() const = 0;
-  virtual bool add_bos() const = 0;
-  virtual bool add_space_prefix() const = 0;
-  virtual std::string_view model() const = 0;
-  virtual std::string_view chat_template() const = 0;
+  int32_t size() const;
+  TokenType Type(int32_t id) const;
+  /// Ends generation: eos, eot, eom, and well-known end-of-turn names.
+  bool IsEog(int32_t id) const;
+  std::optional<int32_t> bos_id() const;
+  std::optional<int32_t> eos_id() const;
+  bool add_bos() const;
+  bool add_space_prefix() const;
+  std::string_view model() const;
+  std::string_view chat_template() const;
+
+ private:
+  struct Impl;
+  explicit Vocab(std::unique_ptr<const Impl> impl);
+
+  std::unique_ptr<const Impl> impl_;
 };
 
 }  // namespace mlf

@@ -1,0 +1,1 @@
+"""What the tests compare with: file writers and oracles that never import the package."""
