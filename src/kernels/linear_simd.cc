@@ -10,14 +10,14 @@
 namespace mlf::MLF_LEVEL {
 namespace {
 
-// The largest register tiles, chosen by benchmarks/native/bench_linear.cc (halved for the rest of
-// the tokens).
+// The largest register tiles: tokens (halved for the rest of a batch) and groups. Chosen by
+// benchmarks/native/bench_linear.cc; narrow levels fill their registers with one group.
 #if defined(__AVX512F__)
-constexpr int kBlockTokens = 4, kFloatTokens = 8;
+constexpr int kBlockTokens = 4, kFloatTokens = 8, kGroups = 2;
 #elif defined(__AVX2__)
-constexpr int kBlockTokens = 4, kFloatTokens = 4;
+constexpr int kBlockTokens = 4, kFloatTokens = 4, kGroups = 1;
 #else
-constexpr int kBlockTokens = 2, kFloatTokens = 2;
+constexpr int kBlockTokens = 2, kFloatTokens = 2, kGroups = 1;
 #endif
 constexpr int64_t kAheadBytes = 4096;  // of weights, for a single token: a page
 
@@ -120,7 +120,7 @@ MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         const F32 xs = Set(x[t]->scale);
-        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total()), d * xs, y.of[t][g]);
+        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total(x[t]->sum)), d * xs, y.of[t][g]);
         if constexpr (F::kHasMin) {
           y.of[t][g] = Fma(m, Set(x[t]->scaled_sum), y.of[t][g]);
         }
@@ -220,12 +220,12 @@ void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, i
       }
       return;
     }
-    // A batch brings the next pair of groups into the cache while it computes with this one.
+    // A batch brings the next groups into the cache while it computes with these.
     constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
-    const int64_t pair_bytes = 2 * task.group_bytes, share = TileCount(end - begin, kTokens);
-    const int64_t step = (2 * kTileBytes<F> + share - 1) / share;
-    for (; group + 2 <= last; group += 2, tiles += pair_bytes) {
-      ComputeTokens<F, kTokens, 2>(task, tiles, group, begin, end, tiles + pair_bytes, step);
+    const int64_t bytes = kGroups * task.group_bytes, share = TileCount(end - begin, kTokens);
+    const int64_t step = (kGroups * kTileBytes<F> + share - 1) / share;
+    for (; group + kGroups <= last; group += kGroups, tiles += bytes) {
+      ComputeTokens<F, kTokens, kGroups>(task, tiles, group, begin, end, tiles + bytes, step);
     }
     if (group < last) ComputeTokens<F, kTokens, 1>(task, tiles, group, begin, end, tiles, 0);
   });
