@@ -11,11 +11,12 @@
 namespace mlf {
 namespace {
 
-// Work handed to a thread at once: weights of one token's matmul (small, so that threads end
-// together), and activations that stay in the second-level cache beside a pair of groups.
-constexpr int64_t kDecodeBytes = 32 << 10;
+// A thread takes at once: activations that stay in the second-level cache beside two pairs of
+// groups, and weights enough that a start costs little, yet few, so that threads end together.
 constexpr int64_t kChunkBytes = 512 << 10;
 constexpr int64_t kChunkTokens = 16;  // a chunk holds at least, and a multiple of, this many
+constexpr int64_t kGrainBytes = 128 << 10;
+constexpr int64_t kGrainTokens = 16;  // from here on time goes with tokens, below with bytes
 constexpr int64_t kPackBytes = 256 << 10;
 constexpr int64_t kRowBytesAtOnce = 64 << 10;  // for work on rows of activations
 
@@ -79,6 +80,12 @@ int64_t TokensAtOnce(int64_t tokens, int64_t x_row_bytes) {
   return std::min(tokens, std::max(kChunkTokens, fit));
 }
 
+/// Pairs of groups that a thread takes at once.
+int64_t PairsAtOnce(int64_t pair_bytes, int64_t tokens) {
+  return kGrainBytes / std::max<int64_t>(1, pair_bytes) /
+         std::max<int64_t>(1, tokens / kGrainTokens);
+}
+
 /// Groups [begin, end) and tokens [t0, t1) of the product.
 void ComputeGroups(const LinearTask& task, const uint8_t* weight, bool tiled, int64_t begin,
                    int64_t end, int64_t t0, int64_t t1) {
@@ -110,22 +117,21 @@ void LinearCpu(TensorView out, TensorView x, TensorView weight, TensorView bias,
                         .group_bytes = GroupBytes(format, cols)};
   const uint8_t* tiles = Data<const uint8_t>(weight);
   const bool tiled = weight.ndim() == 1;
-  const int64_t groups = CeilDiv(rows, kTileRows), units = CeilDiv(groups, kGroupsPerTile);
+  const int64_t groups = CeilDiv(rows, kTileRows), pairs = CeilDiv(groups, kGroupsPerTile);
   if (tokens == 0 || rows == 0) return;
   // Token chunks outermost: a chunk stays in cache while all weights pass by it.
   const int64_t chunk = TokensAtOnce(tokens, task.x_row_bytes);
-  const int64_t unit_bytes = std::max<int64_t>(1, kGroupsPerTile * task.group_bytes * chunk);
-  ParallelFor(CeilDiv(tokens, chunk) * units, kDecodeBytes / unit_bytes,
-              [&](int64_t begin, int64_t end) {
-                while (begin < end) {
-                  const int64_t c = begin / units, u = begin % units;
-                  const int64_t n = std::min(units - u, end - begin);
-                  ComputeGroups(task, tiles, tiled, u * kGroupsPerTile,
-                                std::min(groups, (u + n) * kGroupsPerTile), c * chunk,
-                                std::min(tokens, (c + 1) * chunk));
-                  begin += n;
-                }
-              });
+  const int64_t grain = PairsAtOnce(kGroupsPerTile * task.group_bytes, chunk);
+  ParallelFor(CeilDiv(tokens, chunk) * pairs, grain, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t c = begin / pairs, pair = begin % pairs;
+      const int64_t n = std::min(pairs - pair, end - begin);
+      ComputeGroups(task, tiles, tiled, pair * kGroupsPerTile,
+                    std::min(groups, (pair + n) * kGroupsPerTile), c * chunk,
+                    std::min(tokens, (c + 1) * chunk));
+      begin += n;
+    }
+  });
 }
 
 /// Row `id` of a table in either layout, as float32.

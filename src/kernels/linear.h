@@ -18,7 +18,7 @@ int64_t PackedBytes(Format format, int64_t rows, int64_t cols);
 bool TakesQuantizedInput(Format format);
 
 /// Bytes of one row of `cols` activations (a multiple of 32) as quantize_q8 writes it: int8 blocks
-/// of 32 with a float32 scale and the sum of the block's int8 values.
+/// of 32 with a float32 scale and sums of the block's values (Q8Block of linear_simd.h).
 int64_t QuantizedRowBytes(int64_t cols);
 
 /// packed[PackedBytes] = weight[rows, row_bytes] tiled; uint8 both.

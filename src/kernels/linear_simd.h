@@ -12,6 +12,7 @@ struct Q8Block {
   int8_t q[kQuantBlock];  // in [-127, 127]; x = scale * q
   float scale;            // largest magnitude / 127; NaN where the block has one
   int32_t sum;            // of q
+  float scaled_sum;       // scale * sum, for formats with minima
 };
 
 /// One matmul, as the micro-kernels see it.

@@ -59,6 +59,7 @@ void QuantizeQ8Row(uint8_t* q, const float* x, int64_t cols) {
     block.sum = 0;
 #pragma GCC unroll 16
     for (int i = 0; i < kWidth; ++i) block.sum += lanes[i];
+    block.scaled_sum = block.scale * static_cast<float>(block.sum);
     std::memcpy(q, &block, sizeof block);
   }
 }

@@ -295,6 +295,7 @@ void TestQuantization() {
       sum += block.q[i];
     }
     MLF_EXPECT(block.sum == sum);
+    MLF_EXPECT(block.scaled_sum == block.scale * static_cast<float>(sum));
   }
 }
 
