@@ -39,6 +39,9 @@ MLF_INLINE Bytes operator|(Bytes a, Bytes b) {
 MLF_INLINE I32 SplatI32(int32_t x) {
   return Map<I32>([&](int) { return NativeI32{} + x; });
 }
+MLF_INLINE I32 ShiftLeft(I32 v, int n) {
+  return Map<I32>([&](int p) { return (NativeI32)((NativeU32)v.part[p] << n); });
+}
 /// Four activations in every lane.
 MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
   int32_t word;
@@ -47,12 +50,12 @@ MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
 }
 
 /// The sum over the 32 k of a block of (q - kOffset) * x for the 16 rows of a tile, exactly. kMax
-/// is the largest unsigned weight q; x is in [-127, 127], as quantize_q8 makes it.
+/// is the largest unsigned weight q; x is in [-127, 127] (one plane) or [-128, 127] (two).
 ///
 /// Start and Total take sum(x), for the offset to come off as -offset * sum(x): at the start where
 /// the level multiplies unsigned by signed bytes into 32-bit sums, at the end elsewhere, to hold
 /// fewer registers. There pairs of products are summed in 16 bits, where as many
-/// lines are gathered as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 127 < 2^15), four
+/// lines are gathered as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four
 /// of 5-bit ones; and 8-bit weights go back to signed ones, whose magnitude is at most 128
 /// (2 * 128 * 127 < 2^15).
 #if defined(__AVX512VNNI__)
@@ -68,6 +71,7 @@ class BlockDot {
         (NativeI32)_mm512_dpbusd_epi32((__m512i)sum_.part[0], (__m512i)w.part[0], (__m512i)x);
   }
   MLF_TILE_METHOD void EndLines(int) {}
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
   MLF_TILE_METHOD I32 Total(int32_t) const { return sum_; }
 
  private:
@@ -137,6 +141,8 @@ class BlockDot {
       pairs_[p] = NativeI16{};
     }
   }
+  /// After the last line of a plane.
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
   MLF_TILE_METHOD I32 Total(int32_t sum) const {
     return kSigned || kOffset == 0 ? sum_ : sum_ + SplatI32(-kOffset * sum);
   }
@@ -173,6 +179,7 @@ class BlockDot {
     }
   }
   MLF_TILE_METHOD void EndLines(int) {}
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
   MLF_TILE_METHOD I32 Total(int32_t) const { return sum_; }
 
  private:

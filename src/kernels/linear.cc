@@ -57,13 +57,15 @@ void PackWeightCpu(TensorView packed, TensorView weight, int64_t format_number, 
   });
 }
 
-void QuantizeQ8Cpu(TensorView q, TensorView x) {
-  const int64_t tokens = x.size(0), cols = x.size(1), row_bytes = QuantizedRowBytes(cols);
+void QuantizeActivationsCpu(TensorView q, TensorView x, int64_t planes) {
+  const int64_t tokens = x.size(0), cols = x.size(1), row_bytes = QuantizedRowBytes(cols, planes);
   if (cols == 0) return;
   uint8_t* out = Data<uint8_t>(q);
   const float* in = Data<const float>(x);
   ParallelFor(tokens, kRowBytesAtOnce / row_bytes, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) quantize_q8_row(out + t * row_bytes, in + t * cols, cols);
+    for (int64_t t = begin; t < end; ++t) {
+      quantize_row(out + t * row_bytes, in + t * cols, cols, static_cast<int>(planes));
+    }
   });
 }
 
@@ -111,9 +113,7 @@ void LinearCpu(TensorView out, TensorView x, TensorView weight, TensorView bias,
                         .bias = bias.data_ptr() == nullptr ? nullptr : Data<const float>(bias),
                         .rows = rows,
                         .cols = cols,
-                        .x_row_bytes = TakesQuantizedInput(format)
-                                           ? QuantizedRowBytes(cols)
-                                           : cols * static_cast<int64_t>(sizeof(float)),
+                        .x_row_bytes = QuantizedRowBytes(cols, ActivationPlanes(format)),
                         .group_bytes = GroupBytes(format, cols)};
   const uint8_t* tiles = Data<const uint8_t>(weight);
   const bool tiled = weight.ndim() == 1;
@@ -163,9 +163,10 @@ void EmbeddingLookupCpu(TensorView out, TensorView table, TensorView ids, int64_
   });
 }
 
-[[maybe_unused]] const bool kFilled =
-    pack_weight_kernel.SetCpu(PackWeightCpu) && quantize_q8_kernel.SetCpu(QuantizeQ8Cpu) &&
-    linear_kernel.SetCpu(LinearCpu) && embedding_lookup_kernel.SetCpu(EmbeddingLookupCpu);
+[[maybe_unused]] const bool kFilled = pack_weight_kernel.SetCpu(PackWeightCpu) &&
+                                      quantize_activations_kernel.SetCpu(QuantizeActivationsCpu) &&
+                                      linear_kernel.SetCpu(LinearCpu) &&
+                                      embedding_lookup_kernel.SetCpu(EmbeddingLookupCpu);
 
 }  // namespace
 
@@ -173,12 +174,20 @@ int64_t PackedBytes(Format format, int64_t rows, int64_t cols) {
   return CeilDiv(rows, kTileRows) * GroupBytes(format, cols);
 }
 
-bool TakesQuantizedInput(Format format) {
-  return DispatchFormat(format, []<typename F>() { return kIsBlockFormat<F>; });
+int ActivationPlanes(Format format) {
+  return DispatchFormat(format, []<typename F>() {
+    if constexpr (kIsBlockFormat<F>) {
+      return kActivationPlanes<F>;
+    } else {
+      return 0;
+    }
+  });
 }
 
-int64_t QuantizedRowBytes(int64_t cols) {
-  return cols / kQuantBlock * static_cast<int64_t>(sizeof(Q8Block));
+int64_t QuantizedRowBytes(int64_t cols, int64_t planes) {
+  if (planes == 0) return cols * static_cast<int64_t>(sizeof(float));
+  const size_t block = planes == 1 ? sizeof(ActivationBlock<1>) : sizeof(ActivationBlock<2>);
+  return cols / kQuantBlock * static_cast<int64_t>(block);
 }
 
 }  // namespace mlf

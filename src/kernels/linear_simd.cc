@@ -58,13 +58,27 @@ struct Sums {
 
 MLF_INLINE F32 LoadHalves(const uint8_t* p) { return Load(reinterpret_cast<const F16*>(p)); }
 
-/// The exact integer part of one block: G tiles times T blocks of activations.
+/// The exact integer part of one block: G tiles times T blocks of activations. Two planes are one
+/// after the other in the same sums: (high * w) << 8, plus low * w.
 template <typename F, int T, int G>
 struct BlockProducts {
+  static constexpr int kPlanes = kActivationPlanes<F>;
+  static_assert(kPlanes == 1 || F::kOffset == 0, "two planes take no offset off");
+  using Block = ActivationBlock<kPlanes>;
   using Dot = BlockDot<F::kMaxQuant, F::kOffset>;
   Dot of[T][G];
 
-  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x,
+  template <typename Fn>
+  MLF_TILE_METHOD void ForEach(Fn fn) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) fn(of[t][g], t);
+    }
+  }
+
+  template <int kPlane>
+  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Block* const* x,
                                int j) {
     Bytes w[G];
 #pragma GCC unroll 4
@@ -73,40 +87,42 @@ struct BlockProducts {
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      const NativeU8 four = SplatBytes(x[t]->q + 4 * j);
+      const NativeU8 four = SplatBytes(x[t]->q[kPlane] + 4 * j);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) of[t][g].Add(w[g], four);
     }
   }
 
-  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x) {
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) of[t][g].Start(x[t]->sum);
-    }
+  template <int kPlane>
+  MLF_TILE_METHOD void AddPlane(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {  // two lines that share their bytes in 4-bit formats
-      AddLine(tile, group_bytes, x, j);
-      AddLine(tile, group_bytes, x, j + 4);
-#pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) of[t][g].EndLines(2 * j + 2);
-      }
+      AddLine<kPlane>(tile, group_bytes, x, j);
+      AddLine<kPlane>(tile, group_bytes, x, j + 4);
+      ForEach([&](Dot& dot, int) MLF_TILE_LAMBDA { dot.EndLines(2 * j + 2); });
+    }
+  }
+
+  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
+    ForEach([&](Dot& dot, int t) MLF_TILE_LAMBDA { dot.Start(kPlanes == 1 ? x[t]->sum : 0); });
+    AddPlane<0>(tile, group_bytes, x);
+    if constexpr (kPlanes == 2) {
+      ForEach([](Dot& dot, int) MLF_TILE_LAMBDA { dot.Times256(); });
+      AddPlane<1>(tile, group_bytes, x);
     }
   }
 };
 
 template <typename F, int T, int G>
 MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
+  using Block = ActivationBlock<kActivationPlanes<F>>;
   const uint8_t* tile = a.tiles;
   const uint8_t* x_row = a.x;
   for (int64_t k = 0; k < cols; k += kQuantBlock) {
-    const Q8Block* x[T];
+    const Block* x[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      x[t] = reinterpret_cast<const Q8Block*>(x_row + t * a.x_row_bytes);
+      x[t] = reinterpret_cast<const Block*>(x_row + t * a.x_row_bytes);
     }
     a.template Prefetch<(G * kTileBytes<F> + 63) / 64>();
     BlockProducts<F, T, G> products;
@@ -127,7 +143,7 @@ MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
       }
     }
     tile += kTileBytes<F>;
-    x_row += sizeof(Q8Block);
+    x_row += sizeof(Block);
   }
 }
 
