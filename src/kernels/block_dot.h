@@ -54,10 +54,10 @@ MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
 ///
 /// Start and Total take sum(x), for the offset to come off as -offset * sum(x): at the start where
 /// the level multiplies unsigned by signed bytes into 32-bit sums, at the end elsewhere, to hold
-/// fewer registers. There pairs of products are summed in 16 bits, where as many
-/// lines are gathered as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four
-/// of 5-bit ones; and 8-bit weights go back to signed ones, whose magnitude is at most 128
-/// (2 * 128 * 127 < 2^15).
+/// fewer registers. x86 without such an instruction sums pairs of products in 16 bits, over as many
+/// lines as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four of 5-bit ones;
+/// 8-bit weights go back to signed ones there, whose magnitude is at most 128 (2 * 128 * 127 <
+/// 2^15).
 #if defined(__AVX512VNNI__)
 
 template <int kMax, int kOffset>

@@ -286,14 +286,18 @@ void TestTilesHoldTheBlocks() {
     const Problem p(format, 17, cols, 1);
     MLF_EXPECT(static_cast<int64_t>(p.packed.size()) == 2 * 16 * RowBytes(format, cols));
     DispatchFormat(format, [&]<typename F>() {
+      std::vector<uint8_t> expected(p.packed.size());
       for (int64_t r = 0; r < 17; ++r) {
         for (int64_t b = 0; b < cols / F::kWeights; ++b) {
-          uint8_t block[F::kBytes];
-          F::Unpack(&p.packed[(r / 16 * (cols / F::kWeights) + b) * kTileBytes<F>], r % 16, block);
-          MLF_EXPECT(!std::memcmp(block, &p.weight[r * RowBytes(format, cols) + b * F::kBytes],
-                                  F::kBytes));
+          const uint8_t* block = &p.weight[r * RowBytes(format, cols) + b * F::kBytes];
+          uint8_t* tile = &expected[(r / 16 * (cols / F::kWeights) + b) * kTileBytes<F>];
+          uint8_t back[F::kBytes];
+          F::Pack(block, tile, static_cast<int>(r % 16));
+          F::Unpack(tile, static_cast<int>(r % 16), back);
+          MLF_EXPECT(std::memcmp(block, back, F::kBytes) == 0);
         }
       }
+      MLF_EXPECT(p.packed == expected);
     });
   }
 }
