@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from my_llm_ffi import _ffi_api
 
 FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
