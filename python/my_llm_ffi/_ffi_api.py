@@ -41,7 +41,8 @@ class IntPair(tvm_ffi.Object):
 
 def _raw_class(name: str) -> Any:
     """The class of a registered object with its C++ methods; what users see wraps it."""
-    return tvm_ffi.register_object(f"my_llm_ffi.{name}", init=False)(type(name, (tvm_ffi.Object,), {}))
+    raw = type(name, (tvm_ffi.Object,), {})
+    return tvm_ffi.register_object(f"my_llm_ffi.{name}", init=False)(raw)
 
 
 Batch = _raw_class("Batch")
