@@ -108,7 +108,7 @@ ffi::Any CallWith(const ffi::Function& callback, const ffi::Any& value) { return
 /// results. An exception must not leave a std::thread: the first one is carried to the caller.
 int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_t n_calls) {
   Args("call_from_threads")
-      .That(n_threads >= 0 && n_threads <= 64, "n_threads is ", n_threads, ", expected 0 … 64")
+      .That(n_threads >= 0 && n_threads <= 64, "n_threads is ", n_threads, ", expected 0 to 64")
       .That(n_calls >= 0, "n_calls is ", n_calls, ", expected at least 0");
   std::vector<int64_t> sums(n_threads, 0);
   std::vector<std::exception_ptr> errors(n_threads);

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 from . import _ffi_api
+from .checks import as_count
 
 
 class Batch:
@@ -28,8 +28,9 @@ class Batch:
             seq_ids: The sequences that store it; it sees the past of the first one.
             logits: Whether its row of logits is wanted.
         """
-        sequences = [operator.index(s) for s in seq_ids]
-        self._handle.add(operator.index(token), operator.index(position), sequences, logits)
+        sequences = [as_count("seq_ids", seq) for seq in seq_ids]
+        token, position = as_count("token", token), as_count("position", position)
+        self._handle.add(token, position, sequences, logits)
 
     def clear(self) -> None:
         """Removes all tokens."""
@@ -66,7 +67,7 @@ class Context:
         if isinstance(batch, Batch):
             self._handle.decode(batch._handle)
         else:
-            self._handle.decode_tokens([operator.index(token) for token in batch])
+            self._handle.decode_tokens([as_count("token", token) for token in batch])
 
     @property
     def logits(self) -> Any:

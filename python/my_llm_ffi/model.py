@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import operator
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
+from .checks import as_count
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -64,6 +65,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     return value
+
+
+def _stop_strings(stop: str | Sequence[str]) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    for item in stops:
+        if not isinstance(item, str):
+            raise TypeError(f"stop: {type(item).__name__} is not a string")
+    return stops
 
 
 class Model:
@@ -147,13 +156,18 @@ class Model:
         Raises:
             ValueError: An argument is out of its range.
         """
-        for name, value in (("n_ctx", n_ctx), ("rope_freq_base", rope_freq_base),
-                            ("rope_freq_scale", rope_freq_scale)):  # fmt: skip
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, expected a number > 0 or None")
+        rope = {"rope_freq_base": rope_freq_base, "rope_freq_scale": rope_freq_scale}
+        for name, value in {"n_ctx": n_ctx, **rope}.items():
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value}, expected a finite number > 0 or None")
         return Context(
             self._handle.context(
-                n_ctx or 0, n_seq_max, n_batch, kv_dtype, rope_freq_base or 0.0, rope_freq_scale or 0.0
+                n_ctx or 0,
+                n_seq_max,
+                n_batch,
+                kv_dtype,
+                rope_freq_base or 0.0,
+                rope_freq_scale or 0.0,
             )
         )
 
@@ -184,10 +198,15 @@ class Model:
                 its range.
         """
         ids = self._prompt_ids(prompt)
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        room = n_ctx or min(max(1, len(ids) + max(0, max_new_tokens)), self.config.n_ctx_train)
-        sampler = Sampler.greedy() if sampling is None else sampling.sampler()
-        context = self.context(n_ctx=room, n_batch=512)
+        stops = _stop_strings(stop)
+        max_new_tokens = as_count("max_new_tokens", max_new_tokens)
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise TypeError(f"sampling is {type(sampling).__name__}, expected SamplingParams")
+        sampler = Sampler.greedy() if sampling is None else Sampler.from_params(sampling)
+        wanted = max(1, len(ids) + max(0, max_new_tokens))
+        context = self.context(
+            n_ctx=min(wanted, self.config.n_ctx_train) if n_ctx is None else n_ctx
+        )
         handle = _ffi_api.Generation.create(
             context._handle, sampler._handle, ids, max_new_tokens, [s.encode() for s in stops]
         )
@@ -247,14 +266,16 @@ class Model:
         return pieces if stream else pieces.finish()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, (str, Iterable)):
+            raise TypeError(f"prompt is {type(prompt).__name__}, expected text or token ids")
         if not isinstance(prompt, str):
-            return [operator.index(token) for token in prompt]
+            return [as_count("prompt token", token) for token in prompt]
         if not prompt:
             raise ValueError("prompt is empty")
         return self.vocab.tokenize(prompt, add_special=True, parse_special=True)
 
     def close(self) -> None:
-        """Lets go of the weights; contexts made before keep them until they are closed too."""
+        """Frees the weights; this model and its contexts raise ``ValueError`` from here on."""
         self._handle.close()
 
     def __enter__(self) -> Model:

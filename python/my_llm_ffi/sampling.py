@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import _ffi_api
+from .checks import as_count, as_number
 
 if TYPE_CHECKING:
     from .context import Context
 
 
-class Stage(Protocol):
-    """What a `Sampler` is made of."""
+class Stage:
+    """What a `Sampler` is made of; made with its parameters, which are checked at once."""
 
-    def _add_to(self, handle: Any) -> None: ...
+    def __post_init__(self) -> None:
+        self._add_to(_ffi_api.Sampler.create())
+
+    def _add_to(self, handle: Any) -> None:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Penalties:
+class Penalties(Stage):
     """Makes tokens that were accepted before less likely.
 
     Args:
@@ -35,77 +40,89 @@ class Penalties:
     last_n: int = 64
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_penalties(self.repetition, self.frequency, self.presence, self.last_n)
+        handle.add_penalties(
+            as_number("repetition_penalty", self.repetition),
+            as_number("frequency_penalty", self.frequency),
+            as_number("presence_penalty", self.presence),
+            as_count("last_n", self.last_n),
+        )
 
 
 @dataclass(frozen=True)
-class LogitBias:
+class LogitBias(Stage):
     """Adds to the logits of some tokens; ``-inf`` forbids one."""
 
     bias: Mapping[int, float]
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_logit_bias({int(k): float(v) for k, v in self.bias.items()})
+        if not isinstance(self.bias, Mapping):
+            raise TypeError(f"logit_bias is {type(self.bias).__name__}, expected a mapping")
+        handle.add_logit_bias(
+            {
+                as_count("logit_bias token", token): as_number("logit_bias", bias)
+                for token, bias in self.bias.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
-class Temperature:
+class Temperature(Stage):
     """Divides logits; 0 leaves only the best token."""
 
     temperature: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_temperature(self.temperature)
+        handle.add_temperature(as_number("temperature", self.temperature))
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Stage):
     """Keeps the ``k`` best tokens."""
 
     k: int
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_top_k(self.k)
+        handle.add_top_k(as_count("top_k", self.k))
 
 
 @dataclass(frozen=True)
-class TopP:
+class TopP(Stage):
     """Keeps the smallest set of best tokens whose probability reaches ``p``."""
 
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_top_p(self.p)
+        handle.add_top_p(as_number("top_p", self.p))
 
 
 @dataclass(frozen=True)
-class MinP:
+class MinP(Stage):
     """Keeps tokens with at least ``p`` times the best one's probability."""
 
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_min_p(self.p)
+        handle.add_min_p(as_number("min_p", self.p))
 
 
 @dataclass(frozen=True)
-class TypicalP:
+class TypicalP(Stage):
     """Keeps the most typical tokens (arXiv:2202.00666) up to probability ``p``."""
 
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_typical_p(self.p)
+        handle.add_typical_p(as_number("typical_p", self.p))
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(Stage):
     """Draws by probability; without this stage the best token is taken. No seed: a fresh one."""
 
     seed: int | None = None
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_draw(self.seed)
+        handle.add_draw(None if self.seed is None else as_count("seed", self.seed))
 
 
 class Sampler:
@@ -118,12 +135,19 @@ class Sampler:
     def __init__(self, stages: Sequence[Stage] = ()) -> None:
         self._handle: Any = _ffi_api.Sampler.create()
         for stage in stages:
+            if not isinstance(stage, Stage):
+                raise TypeError(f"stages: {type(stage).__name__} is not a stage of a sampler")
             stage._add_to(self._handle)
 
     @classmethod
     def greedy(cls) -> Sampler:
         """Always takes the best token."""
         return cls()
+
+    @classmethod
+    def from_params(cls, params: SamplingParams) -> Sampler:
+        """Returns a fresh sampler with the stages of ``params`` in their fixed order."""
+        return cls(params.stages())
 
     def sample(self, ctx: Context, index: int = -1) -> int:
         """Samples row ``index`` of the context's logits and accepts the token.
@@ -139,7 +163,7 @@ class Sampler:
         return int(self._handle.sample_logits(logits))
 
     def probabilities(self, logits: Any) -> tuple[list[int], list[float]]:
-        """Returns what a draw from ``logits`` would choose from: ids and probabilities, best first."""
+        """Returns what a draw would choose from: ids and probabilities, best first."""
         ids, probabilities = self._handle.probabilities(logits)
         return list(ids), list(probabilities)
 
@@ -189,15 +213,15 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
-        self.sampler()  # checks every value
+        self.stages()  # checks every value
 
-    def sampler(self) -> Sampler:
-        """Returns a fresh sampler with these parameters."""
+    def stages(self) -> list[Stage]:
+        """Returns what a sampler of these parameters is made of."""
         stages: list[Stage] = []
         penalties = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty)
         if penalties != (1.0, 0.0, 0.0):
             stages.append(Penalties(*penalties, last_n=self.penalty_last_n))
-        if self.logit_bias:
+        if self.logit_bias is not None:
             stages.append(LogitBias(self.logit_bias))
         stages.append(Temperature(self.temperature))
         if self.top_k is not None:
@@ -209,4 +233,4 @@ class SamplingParams:
         if self.min_p is not None:
             stages.append(MinP(self.min_p))
         stages.append(Draw(self.seed))
-        return Sampler(stages)
+        return stages

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from . import _ffi_api
+from .checks import as_count
 
 
 class StreamDecoder:
@@ -22,7 +22,7 @@ class StreamDecoder:
         Raises:
             IndexError: The id is out of range.
         """
-        return str(self._handle.push(operator.index(token)))
+        return str(self._handle.push(as_count("token", token)))
 
     def finish(self) -> str:
         """Returns what is left; an unfinished character becomes U+FFFD."""
@@ -58,7 +58,13 @@ class Vocab:
             text: Any text; what is not in the vocabulary is written in bytes.
             add_special: Put the begin and end tokens where the model asks for them.
             parse_special: Control tokens that are spelled out (``<|im_start|>``) become their ids.
+
+        Raises:
+            TypeError: ``text`` is no string.
+            UnicodeEncodeError: It holds a lone surrogate.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text is {type(text).__name__}, expected str")
         return list(self._handle.tokenize(text.encode(), add_special, parse_special))
 
     def detokenize(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -67,12 +73,20 @@ class Vocab:
         Raises:
             IndexError: An id is out of range.
         """
-        raw: bytes = self._handle.detokenize([operator.index(i) for i in ids], skip_special)
+        tokens = [as_count("token", token) for token in ids]
+        raw: bytes = self._handle.detokenize(tokens, skip_special)
         return raw.decode("utf-8", "replace")
 
-    def decoder(self, *, skip_special: bool = True) -> StreamDecoder:
-        """Returns a decoder for ids that come one by one."""
-        return StreamDecoder(self._handle.decoder(skip_special))
+    def decoder(self, *, skip_special: bool = False, at_start: bool = False) -> StreamDecoder:
+        """Returns a decoder for ids that come one by one.
+
+        Args:
+            skip_special: Leave control tokens out.
+            at_start: The first id begins a text, as for `detokenize`, which takes the space off
+                that some vocabularies put in front. Otherwise it continues one, as an answer
+                continues its prompt.
+        """
+        return StreamDecoder(self._handle.decoder(skip_special, at_start))
 
     def piece(self, token: int) -> bytes:
         """Returns the bytes that a token stands for in running text.
@@ -80,7 +94,7 @@ class Vocab:
         Raises:
             IndexError: The id is out of range.
         """
-        return bytes(self._handle.piece(operator.index(token)))
+        return bytes(self._handle.piece(as_count("token", token)))
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends generation.
@@ -88,7 +102,7 @@ class Vocab:
         Raises:
             IndexError: The id is out of range.
         """
-        return bool(self._handle.is_eog(operator.index(token)))
+        return bool(self._handle.is_eog(as_count("token", token)))
 
     def __len__(self) -> int:
         return self.size

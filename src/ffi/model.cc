@@ -27,7 +27,7 @@ ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap
 }
 
 ffi::Map<ffi::String, ffi::Any> Config(const ModelRef& self) {
-  const ModelConfig& c = self->model.Get()->config();
+  const ModelConfig& c = self->model->config();
   return {{"architecture", ffi::String(c.architecture)},
           {"name", ffi::String(c.name)},
           {"n_layers", c.n_layers},
@@ -83,14 +83,15 @@ ffi::Any ToAny(const GgufValue& value) {
 
 ffi::Array<ffi::Bytes> MetadataKeys(const ModelRef& self) {
   ffi::Array<ffi::Bytes> keys;
-  for (const auto& [key, value] : self->model.Get()->file().metadata())
+  const auto file = self->model->file();
+  for (const auto& [key, value] : file->metadata())
     keys.push_back(ffi::Bytes(key.data(), key.size()));
   return keys;
 }
 
 ffi::Any MetadataValue(const ModelRef& self, const ffi::Bytes& key) {
-  const auto model = self->model.Get();
-  const GgufValue* value = model->file().Find(std::string_view(key.data(), key.size()));
+  const auto file = self->model->file();
+  const GgufValue* value = file->Find(std::string_view(key.data(), key.size()));
   if (value == nullptr) TVM_FFI_THROW(KeyError) << std::string(key.data(), key.size());
   return ToAny(*value);
 }
@@ -106,8 +107,7 @@ ContextRef NewContext(const ModelRef& self, int64_t n_ctx, int64_t n_seq_max, in
                       const ffi::String& kv_dtype, double rope_freq_base, double rope_freq_scale) {
   const ContextOptions options{n_ctx,          n_seq_max,      n_batch, KvDtype(kv_dtype),
                                rope_freq_base, rope_freq_scale};
-  return ContextRef(
-      ffi::make_object<ContextObj>(std::make_shared<Context>(self->model.Get(), options)));
+  return ContextRef(ffi::make_object<ContextObj>(std::make_shared<Context>(self->model, options)));
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
@@ -115,17 +115,16 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def_static("load", Load,
                   "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
                   "progress(fraction) -> bool or None")
-      .def("close", [](const ModelRef& self) { self->model.Close(); })
+      .def("close", [](const ModelRef& self) { self->model->Close(); })
       .def("config", Config)
-      .def("n_threads", [](const ModelRef& self) { return self->model.Get()->n_threads(); })
-      .def("file_bytes",
-           [](const ModelRef& self) { return self->model.Get()->file().file_bytes(); })
+      .def("n_threads", [](const ModelRef& self) { return self->model->n_threads(); })
+      .def("file_bytes", [](const ModelRef& self) { return self->model->file()->file_bytes(); })
       .def("metadata_keys", MetadataKeys)
       .def("metadata", MetadataValue,
            "The value of a metadata key; strings as bytes. KeyError when there is none.")
       .def("vocab",
            [](const ModelRef& self) {
-             return VocabRef(ffi::make_object<VocabObj>(self->model.Get()->vocab()));
+             return VocabRef(ffi::make_object<VocabObj>(self->model->vocab()));
            })
       .def("context", NewContext,
            "n_ctx (0: the training length), n_seq_max, n_batch, kv_dtype (f16, f32), "

@@ -42,8 +42,8 @@ class Held {
 
 class ModelObj : public ffi::Object {
  public:
-  explicit ModelObj(std::shared_ptr<const Model> model) : model(std::move(model), "Model") {}
-  Held<const Model> model;
+  explicit ModelObj(std::shared_ptr<const Model> model) : model(std::move(model)) {}
+  std::shared_ptr<const Model> model;
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Model", ModelObj, ffi::Object);
 };

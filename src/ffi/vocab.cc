@@ -12,7 +12,7 @@ ffi::Bytes ToBytes(std::string_view text) { return ffi::Bytes(text.data(), text.
 
 int32_t CheckedId(const Vocab& vocab, int64_t id) {
   if (id < 0 || id >= vocab.size()) {
-    TVM_FFI_THROW(IndexError) << "token " << id << " is out of range, expected 0 … "
+    TVM_FFI_THROW(IndexError) << "token " << id << " is out of range, expected 0 to "
                               << vocab.size() - 1;
   }
   return static_cast<int32_t>(id);
@@ -54,9 +54,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
              return ToBytes(self->vocab->Piece(CheckedId(*self->vocab, id)));
            })
       .def("decoder",
-           [](const VocabRef& self, bool skip_special) {
-             return StreamDecoderRef(
-                 ffi::make_object<StreamDecoderObj>(StreamDecoder(self->vocab, skip_special)));
+           [](const VocabRef& self, bool skip_special, bool at_start) {
+             return StreamDecoderRef(ffi::make_object<StreamDecoderObj>(
+                 StreamDecoder(self->vocab, skip_special, at_start)));
            })
       .def("size", [](const VocabRef& self) { return static_cast<int64_t>(self->vocab->size()); })
       .def("is_eog", [](const VocabRef& self,

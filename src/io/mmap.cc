@@ -11,10 +11,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "base/interrupt.h"
+#include "base/os_error.h"
 #include "base/quote.h"
 
 namespace mlf {
@@ -22,34 +22,6 @@ namespace {
 
 // One system call's share of long work, so that Ctrl-C is seen in time even from a slow disk.
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
-
-std::string QuotedPath(const std::string& path) { return Quoted(path, path.size()); }
-
-const char* KindOfErrno(int error) {
-  switch (error) {
-    case ENOENT:
-      return "FileNotFoundError";
-    case EACCES:
-    case EPERM:
-      return "PermissionError";
-    case EISDIR:
-      return "IsADirectoryError";
-    case ENOMEM:
-      return "MemoryError";
-    default:
-      return "OSError";
-  }
-}
-
-// std::generic_category, because strerror is not safe between threads.
-std::string ErrnoText(int error) { return std::generic_category().message(error); }
-
-[[noreturn]] void ThrowErrno(int error, const std::string& path, const char* doing) {
-  throw tvm::ffi::Error(
-      KindOfErrno(error),
-      "cannot " + std::string(doing) + " " + QuotedPath(path) + ": " + ErrnoText(error),
-      TVMFFIBacktrace(__FILE__, __LINE__, TVM_FFI_FUNC_SIG, 0));
-}
 
 // Non-blocking, so that a named pipe is refused below instead of waited for.
 int OpenReadOnly(const std::string& path) {

@@ -67,7 +67,7 @@ class Keys {
   int64_t Checked(const std::string& key, int64_t value, int64_t max) const {
     if (value < 1 || value > max) {
       TVM_FFI_THROW(ValueError) << file_.path() << ": " << prefix_ << key << " is " << value
-                                << ", expected 1 … " << max;
+                                << ", expected 1 to " << max;
     }
     return value;
   }

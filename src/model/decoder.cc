@@ -27,6 +27,7 @@ class Decoder final : public Network {
   void Logits(ArrayView hidden, ArrayView delta, const ForwardBatch& batch,
               const Workspace& workspace, ArrayView logits) const;
 
+  std::shared_ptr<const Gguf> file_;  // what is not repacked points into it
   ModelConfig config_;
   Weight embedding_, head_;  // head_ is empty when the embedding serves as head too
   std::vector<Block> blocks_;
@@ -34,7 +35,8 @@ class Decoder final : public Network {
   Vector freq_factors_;
 };
 
-Decoder::Decoder(ModelConfig& config, WeightLoader& loader, const DecoderTraits& traits) {
+Decoder::Decoder(ModelConfig& config, WeightLoader& loader, const DecoderTraits& traits)
+    : file_(loader.file()) {
   config.rope_interleaved = traits.rope_interleaved;
   config_ = config;
   const bool tied = !loader.Has("output.weight");

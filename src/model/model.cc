@@ -3,6 +3,8 @@
 
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <algorithm>
+
 #include "base/thread_pool.h"
 #include "model/load_vocab.h"
 
@@ -22,6 +24,42 @@ int64_t VocabRows(const Gguf& file) {
 }
 
 }  // namespace
+
+std::shared_ptr<const Network> Model::network() const {
+  const std::lock_guard<std::mutex> lock(open_mutex_);
+  if (network_ == nullptr) TVM_FFI_THROW(ValueError) << "this Model is closed";
+  return network_;
+}
+
+std::shared_ptr<const Gguf> Model::file() const {
+  const std::lock_guard<std::mutex> lock(open_mutex_);
+  if (file_ == nullptr) TVM_FFI_THROW(ValueError) << "this Model is closed";
+  return file_;
+}
+
+void Model::Close() const {
+  const std::lock_guard<std::mutex> lock(open_mutex_);
+  network_.reset();
+  file_.reset();
+}
+
+uint64_t Model::Fingerprint() const {
+  constexpr int64_t kSampledBytes = 256;
+  uint64_t hash = 0xCBF29CE484222325;  // FNV-1a
+  const auto add = [&](const void* data, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001B3;
+    }
+  };
+  const auto file = this->file();
+  for (const GgufTensor& t : file->tensors()) {
+    add(t.name.data(), static_cast<int64_t>(t.name.size()));
+    add(t.shape.data(), static_cast<int64_t>(t.shape.size() * sizeof(int64_t)));
+    add(&t.format, sizeof t.format);
+    add(t.data, std::min(t.bytes, kSampledBytes));
+  }
+  return hash;
+}
 
 std::shared_ptr<const Model> Model::Load(const std::string& path, const ModelOptions& options) {
   auto model = std::shared_ptr<Model>(new Model);

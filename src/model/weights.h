@@ -44,7 +44,8 @@ class WeightLoader {
  public:
   WeightLoader(std::shared_ptr<const Gguf> file, LoadOptions options);
 
-  const Gguf& file() const { return *file_; }
+  /// Weights that stay in the file's layout point into it.
+  const std::shared_ptr<const Gguf>& file() const { return file_; }
   bool Has(const std::string& name) const { return file_->FindTensor(name) != nullptr; }
 
   /// A matrix for multiplication. ValueError when it is missing or its shape is not [rows, cols].

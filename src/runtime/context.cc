@@ -17,7 +17,8 @@ constexpr int64_t kMaxContext = int64_t{1} << 30, kMaxSequences = 65536,
 ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
   const auto check = [](const char* name, int64_t value, int64_t max) {
     if (value >= 1 && value <= max) return;
-    TVM_FFI_THROW(ValueError) << "context: " << name << " is " << value << ", expected 1 … " << max;
+    TVM_FFI_THROW(ValueError) << "context: " << name << " is " << value << ", expected 1 to "
+                              << max;
   };
   if (options.n_ctx == 0) options.n_ctx = config.n_ctx_train;
   check("n_ctx", options.n_ctx, kMaxContext);
@@ -95,15 +96,22 @@ Context::Context(std::shared_ptr<const Model> model, const ContextOptions& optio
           options.rope_freq_base > 0 ? options.rope_freq_base : model_->config().rope_base,
           options.rope_freq_scale > 0 ? options.rope_freq_scale : model_->config().rope_freq_scale},
       cache_(model_->config(), options_.n_ctx, options_.n_seq_max, options_.kv_dtype),
-      workspace_(model_->config(), std::max(options_.n_batch, options_.n_seq_max)) {}
+      workspace_(model_->config(), std::max(options_.n_batch, options_.n_seq_max)) {
+  model_->CheckOpen();
+}
+
+ExclusiveUse Context::Use() const {
+  model_->CheckOpen();
+  return {in_use_, "Context"};
+}
 
 void Context::Decode(const Batch& batch) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   DecodeExclusive(batch);
 }
 
 void Context::Decode(std::span<const int64_t> tokens) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   Batch batch;
   batch.tokens.reserve(tokens.size());
   int64_t position = cache_.last_position(0);
@@ -114,6 +122,7 @@ void Context::Decode(std::span<const int64_t> tokens) {
 
 void Context::DecodeExclusive(const Batch& batch) {
   const ThreadLimit limit(model_->n_threads());
+  const auto network = model_->network();  // kept for the pass even if somebody closes the model
   Validate(batch);
   int64_t n_outputs = 0;
   for (const BatchToken& t : batch.tokens) n_outputs += t.logits ? 1 : 0;
@@ -128,7 +137,7 @@ void Context::DecodeExclusive(const Batch& batch) {
         entries += static_cast<int64_t>(all[end].sequences.size());
         if (end > begin && entries > options_.n_batch) break;
       }
-      Run(all.subspan(begin, end - begin), first_output);
+      Run(*network, all.subspan(begin, end - begin), first_output);
       for (size_t i = begin; i < end; ++i) first_output += all[i].logits ? 1 : 0;
     }
   } catch (...) {
@@ -150,7 +159,7 @@ void Context::Validate(const Batch& batch) const {
     const BatchToken& t = batch.tokens[i];
     if (t.token < 0 || t.token >= model_->config().n_vocab) {
       TVM_FFI_THROW(ValueError) << "decode: token " << t.token << " at index " << i
-                                << " is out of range, expected 0 … "
+                                << " is out of range, expected 0 to "
                                 << model_->config().n_vocab - 1;
     }
     if (t.position < 0 || t.position >= INT_MAX) {
@@ -176,7 +185,8 @@ void Context::Validate(const Batch& batch) const {
   }
 }
 
-void Context::Run(std::span<const BatchToken> tokens, int64_t first_output) {
+void Context::Run(const Network& network, std::span<const BatchToken> tokens,
+                  int64_t first_output) {
   Step step;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const BatchToken& t = tokens[i];
@@ -195,8 +205,8 @@ void Context::Run(std::span<const BatchToken> tokens, int64_t first_output) {
   const ForwardBatch batch = step.Views(cache_);
   const int64_t n_vocab = model_->config().n_vocab;
   auto* rows = static_cast<float*>(logits_->data_ptr()) + first_output * n_vocab;
-  model_->network().Forward(batch, cache_.layers(), workspace_, rope_,
-                            ArrayView(rows, kF32, {batch.n_outputs(), n_vocab}));
+  network.Forward(batch, cache_.layers(), workspace_, rope_,
+                  ArrayView(rows, kF32, {batch.n_outputs(), n_vocab}));
 }
 
 void Context::AllocateLogits(int64_t rows) {
@@ -209,7 +219,7 @@ void Context::AllocateLogits(int64_t rows) {
 }
 
 const ffi::Tensor& Context::logits() const {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   if (!logits_)
     TVM_FFI_THROW(RuntimeError)
         << "logits: nothing has been decoded yet, or the last decode failed";
@@ -220,44 +230,44 @@ std::span<const float> Context::LogitsRow(int64_t index) const {
   const ffi::Tensor& all = logits();
   const int64_t rows = all.size(0), n_vocab = all.size(1), row = index < 0 ? index + rows : index;
   if (row < 0 || row >= rows) {
-    TVM_FFI_THROW(IndexError) << "logits row " << index << " is out of range: the last decode gave "
-                              << rows;
+    TVM_FFI_THROW(IndexError) << "logits: index " << index
+                              << " is out of range: the last decode gave " << rows;
   }
   return {static_cast<const float*>(all.data_ptr()) + row * n_vocab, static_cast<size_t>(n_vocab)};
 }
 
 void Context::CheckSequence(int64_t seq, const char* argument) const {
   if (seq >= 0 && seq < n_seq_max()) return;
-  TVM_FFI_THROW(ValueError) << argument << " " << seq << " is out of range, expected 0 … "
+  TVM_FFI_THROW(ValueError) << argument << " " << seq << " is out of range, expected 0 to "
                             << n_seq_max() - 1 << " (n_seq_max=" << n_seq_max() << ")";
 }
 
 std::pair<int32_t, int32_t> Context::CheckRange(int64_t p0, std::optional<int64_t> p1) const {
   const int64_t end = p1.value_or(INT_MAX);
   if (p0 < 0 || p0 > INT_MAX || end < p0 || end > INT_MAX) {
-    TVM_FFI_THROW(ValueError) << "positions " << p0 << " … " << end
+    TVM_FFI_THROW(ValueError) << "positions " << p0 << " to " << end
                               << " are not a range of positions";
   }
   return {static_cast<int32_t>(p0), static_cast<int32_t>(end)};
 }
 
 void Context::Remove(int64_t seq, int64_t p0, std::optional<int64_t> p1) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(seq);
   const auto [begin, end] = CheckRange(p0, p1);
   cache_.Remove(seq, begin, end);
 }
 
 void Context::Copy(int64_t src, int64_t dst, int64_t p0, std::optional<int64_t> p1) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(src, "src");
   CheckSequence(dst, "dst");
   const auto [begin, end] = CheckRange(p0, p1);
   if (src == dst) return;
   int64_t first = INT_MAX, count = 0;
-  for (const auto& [slot, position] : cache_.Entries(src)) {
-    if (position < begin || position >= end) continue;
-    first = std::min<int64_t>(first, position);
+  for (const CacheEntry& entry : cache_.Entries(src)) {
+    if (entry.position < begin || entry.position >= end) continue;
+    first = std::min<int64_t>(first, entry.position);
     ++count;
   }
   if (count > 0 && first <= cache_.last_position(dst)) {
@@ -269,7 +279,7 @@ void Context::Copy(int64_t src, int64_t dst, int64_t p0, std::optional<int64_t> 
 }
 
 void Context::Keep(int64_t seq) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(seq);
   for (int64_t other = 0; other < n_seq_max(); ++other) {
     if (other != seq) cache_.Clear(other);
@@ -277,32 +287,33 @@ void Context::Keep(int64_t seq) {
 }
 
 void Context::Shift(int64_t seq, int64_t p0, std::optional<int64_t> p1, int64_t delta) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(seq);
   const auto [begin, end] = CheckRange(p0, p1);
   if (delta <= -INT_MAX || delta >= INT_MAX)
     TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " is out of range";
+  const auto network = model_->network();
   int32_t turn = static_cast<int32_t>(delta);
   const ArrayView cos_sin = workspace_.CosSin(1);
   rope_angles_kernel(cos_sin.device(), cos_sin, ArrayView(&turn, kI32, {1}),
-                     model_->network().freq_factors(), rope_.base, rope_.freq_scale);
+                     network->freq_factors(), rope_.base, rope_.freq_scale);
   cache_.Shift(seq, begin, end, turn, cos_sin, model_->config().rope_interleaved);
 }
 
 std::optional<std::pair<int32_t, int32_t>> Context::Positions(int64_t seq) const {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(seq);
   return cache_.Range(seq);
 }
 
 int64_t Context::Count(int64_t seq) const {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   CheckSequence(seq);
   return cache_.count(seq);
 }
 
 void Context::Clear() {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   for (int64_t seq = 0; seq < n_seq_max(); ++seq) cache_.Clear(seq);
   logits_.reset();
 }

@@ -10,6 +10,7 @@
 
 #include "model/model.h"
 #include "runtime/batch.h"
+#include "runtime/exclusive.h"
 #include "runtime/kv_cache.h"
 
 namespace mlf {
@@ -64,7 +65,8 @@ class Context {
 
   void DecodeExclusive(const Batch& batch);
   void Validate(const Batch& batch) const;
-  void Run(std::span<const BatchToken> tokens, int64_t first_output);
+  void Run(const Network& network, std::span<const BatchToken> tokens, int64_t first_output);
+  ExclusiveUse Use() const;
   void AllocateLogits(int64_t rows);
   void CheckSequence(int64_t seq, const char* argument = "sequence") const;
   std::pair<int32_t, int32_t> CheckRange(int64_t p0, std::optional<int64_t> p1) const;

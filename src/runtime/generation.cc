@@ -12,15 +12,24 @@ Generation::Generation(std::shared_ptr<Context> context, std::shared_ptr<Sampler
       sampler_(std::move(sampler)),
       pending_(std::move(prompt)),
       max_new_tokens_(max_new_tokens),
-      decoder_(context_->model().vocab(), /*skip_special=*/true),
+      decoder_(context_->model().vocab(), /*skip_special=*/true, /*at_start=*/false),
       stop_matcher_(std::move(stops)) {
   if (pending_.empty()) TVM_FFI_THROW(ValueError) << "prompt: no tokens";
   if (max_new_tokens < 0) {
     TVM_FFI_THROW(ValueError) << "max_new_tokens is " << max_new_tokens << ", expected a count";
   }
+  const int64_t n_vocab = context_->model().config().n_vocab;
   for (int64_t token : pending_) {
-    if (token >= 0 && token < context_->model().config().n_vocab)
-      sampler_->Accept(static_cast<int32_t>(token));
+    if (token < 0 || token >= n_vocab) {
+      TVM_FFI_THROW(ValueError) << "prompt: token " << token << " is out of range, expected 0 to "
+                                << n_vocab - 1;
+    }
+    sampler_->Accept(static_cast<int32_t>(token));
+  }
+  const int64_t length = context_->Count(0) + static_cast<int64_t>(pending_.size());
+  if (length > context_->n_ctx()) {
+    TVM_FFI_THROW(ValueError) << "prompt: " << length
+                              << " tokens do not fit n_ctx=" << context_->n_ctx();
   }
 }
 

@@ -34,7 +34,8 @@ struct GenerationTimings {
 /// max_new_tokens or a full context. One thread at a time.
 class Generation {
  public:
-  /// ValueError: empty prompt, negative max_new_tokens, empty stop string.
+  /// ValueError: a prompt that is empty, longer than the context or has a token out of range;
+  /// negative max_new_tokens; empty stop string.
   Generation(std::shared_ptr<Context> context, std::shared_ptr<Sampler> sampler,
              std::vector<int64_t> prompt, int64_t max_new_tokens, std::vector<std::string> stops);
 

@@ -52,23 +52,29 @@ int32_t* KvCache::PositionsOf(int32_t page) const {
   return positions_.data<int32_t>() + page * kPageSize;
 }
 
-std::vector<std::pair<int64_t, int32_t>> KvCache::Entries(int64_t seq) const {
-  std::vector<std::pair<int64_t, int32_t>> entries;
+std::vector<CacheEntry> KvCache::Entries(int64_t seq) const {
+  std::vector<CacheEntry> entries;
+  int64_t index = 0;
   for (int32_t page : sequences_[seq].pages) {
-    for (int64_t i = 0; i < kPageSize; ++i) {
+    for (int64_t i = 0; i < kPageSize; ++i, ++index) {
       const int32_t position = PositionsOf(page)[i];
-      if (position != kEmpty) entries.emplace_back(page * kPageSize + i, position);
+      if (position != kEmpty) entries.push_back({index, page * kPageSize + i, position});
     }
   }
   return entries;
 }
 
+int64_t KvCache::AppendAt(int64_t seq, int64_t index, int32_t position) {
+  while (sequences_[seq].used < index) Append(seq, kEmpty);
+  return Append(seq, position);
+}
+
 std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
   std::optional<std::pair<int32_t, int32_t>> range;
-  for (const auto& [slot, position] : Entries(seq)) {
-    if (!range) range.emplace(position, position);
-    range->first = std::min(range->first, position);
-    range->second = std::max(range->second, position);
+  for (const CacheEntry& entry : Entries(seq)) {
+    if (!range) range.emplace(entry.position, entry.position);
+    range->first = std::min(range->first, entry.position);
+    range->second = std::max(range->second, entry.position);
   }
   return range;
 }
@@ -109,7 +115,7 @@ int64_t KvCache::Append(int64_t seq, int32_t position) {
   const int64_t offset = s.used % kPageSize;
   PositionsOf(page)[offset] = position;
   ++s.used;
-  ++s.count;
+  if (position != kEmpty) ++s.count;
   s.last = std::max(s.last, position);
   return page * kPageSize + offset;
 }
@@ -146,7 +152,7 @@ void KvCache::Settle(int64_t seq) {
   const auto entries = Entries(seq);
   s.count = static_cast<int64_t>(entries.size());
   s.last = -1;
-  for (const auto& [slot, position] : entries) s.last = std::max(s.last, position);
+  for (const CacheEntry& entry : entries) s.last = std::max(s.last, entry.position);
 }
 
 void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
@@ -187,7 +193,8 @@ void KvCache::Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1) {
 
 void KvCache::CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const {
   std::unordered_set<int64_t> taken;
-  for (const auto& [slot, position] : Entries(seq)) {
+  for (const CacheEntry& entry : Entries(seq)) {
+    const int32_t position = entry.position;
     const int64_t moved = int64_t{position} + (Within(position, p0, p1) ? delta : 0);
     if (moved < 0 || moved > INT32_MAX) {
       TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " moves position " << position

@@ -11,6 +11,13 @@
 
 namespace mlf {
 
+/// One stored token of a sequence.
+struct CacheEntry {
+  int64_t index;  // in the sequence's table: which page it lies in decides the order of sums
+  int64_t slot;   // in the cache: page * kPageSize + offset
+  int32_t position;
+};
+
 /// A sequence is a list of pages (its row of the block table) and the number of its entries in use,
 /// holes included; a page may belong to several sequences and is copied before one of them changes
 /// it. Every entry carries its position (−1: empty), which masks use, so that removed and shifted
@@ -54,8 +61,10 @@ class KvCache {
   int64_t entry_bytes() const;
   void ReadEntry(int64_t slot, uint8_t* out) const;
   void WriteEntry(int64_t slot, const uint8_t* in);
-  /// Entries of `seq` in table order: slot and position, holes left out.
-  std::vector<std::pair<int64_t, int32_t>> Entries(int64_t seq) const;
+  /// Entries of `seq` in table order, holes left out.
+  std::vector<CacheEntry> Entries(int64_t seq) const;
+  /// Appends for a saved state: holes up to table index `index`, then an entry there.
+  int64_t AppendAt(int64_t seq, int64_t index, int32_t position);
 
  private:
   struct Sequence {

@@ -179,6 +179,13 @@ void Validate(const TypicalPStage& s) {
 }
 void Validate(const DrawStage&) {}
 
+void CheckTokens(const LogitBiasStage& stage, size_t n_vocab) {
+  for (const auto& [id, bias] : stage.bias) {
+    Check(id < static_cast<int64_t>(n_vocab), "logit_bias token", static_cast<double>(id),
+          "a token of the vocabulary");
+  }
+}
+
 uint64_t FreshSeed() {
   std::random_device device;
   return static_cast<uint64_t>(device()) << 32 | device();
@@ -207,10 +214,11 @@ Candidates Sampler::Narrow(std::span<const float> logits) {
   }
   const auto check = [&] {
     if (c.items.empty())
-      TVM_FFI_THROW(RuntimeError) << "sampler: no token is left with a logit above -inf";
+      TVM_FFI_THROW(ValueError) << "sampler: no token is left with a logit above -inf";
   };
   check();
   for (const SamplerStage& stage : stages_) {
+    if (const auto* bias = std::get_if<LogitBiasStage>(&stage)) CheckTokens(*bias, logits.size());
     std::visit([&](const auto& s) { Apply(s, c, history_); }, stage);
     check();
   }
@@ -225,7 +233,7 @@ int32_t Sampler::Sample(std::span<const float> logits) {
                         {1, static_cast<int64_t>(logits.size())});
     argmax_kernel(row.device(), ArrayView(&id, kI32, {1}), row);
     if (logits.empty() || !(logits[id] > kMinusInf)) {
-      TVM_FFI_THROW(RuntimeError) << "sampler: no token is left with a logit above -inf";
+      TVM_FFI_THROW(ValueError) << "sampler: no token is left with a logit above -inf";
     }
     return id;
   }

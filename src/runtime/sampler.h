@@ -69,7 +69,7 @@ class Sampler {
   /// ValueError naming the parameter that is negative, NaN, infinite or out of its range.
   void Add(SamplerStage stage);
 
-  /// The token for a row of logits. NaN counts as −inf; RuntimeError when no token is left with a
+  /// The token for a row of logits. NaN counts as −inf; ValueError when no token is left with a
   /// finite logit.
   int32_t Sample(std::span<const float> logits);
   /// What Sample would draw from: all stages but Draw; ids and probabilities, best first.

@@ -2,12 +2,15 @@
 //
 // File, little-endian: magic "MLFSTATE", u32 version, u32 length + bytes of the signature (what
 // must be equal for the keys and values to mean the same), u32 sequences; per sequence u32 id, u32
-// entries, then per entry i32 position and its keys and values over all layers.
-#include <cstdio>
+// entries, then per entry u32 index in the table (so that sums run in the same order again), i32
+// position, and its keys and values over all layers.
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "base/os_error.h"
+#include "kernels/attention.h"
 #include "runtime/context.h"
 #include "runtime/exclusive.h"
 
@@ -23,7 +26,7 @@ std::string Signature(const Model& model, DLDataType kv_dtype) {
   for (int64_t n : {c.n_layers, c.n_embd, c.n_heads, c.n_kv_heads, c.head_dim, c.n_vocab, c.n_ff}) {
     text += "/" + std::to_string(n);
   }
-  return text + "/" + DtypeName(kv_dtype);
+  return text + "/" + std::to_string(model.Fingerprint()) + "/" + DtypeName(kv_dtype);
 }
 
 class Writer {
@@ -47,7 +50,7 @@ class Writer {
 
  private:
   void Check() {
-    if (!out_) TVM_FFI_THROW(OSError) << "save_state: cannot write " << path_;
+    if (!out_) ThrowErrno(errno, path_, "write the state file");
   }
   std::string path_;
   std::ofstream out_;
@@ -56,7 +59,7 @@ class Writer {
 class Reader {
  public:
   explicit Reader(const std::string& path) : path_(path), in_(path, std::ios::binary) {
-    if (!in_) TVM_FFI_THROW(OSError) << "load_state: cannot open " << path;
+    if (!in_) ThrowErrno(errno, path, "open the state file");
     std::error_code error;
     left_ = std::filesystem::file_size(path, error);
     if (error)
@@ -84,22 +87,28 @@ class Reader {
 
 struct SavedSequence {
   int64_t id;
+  std::vector<uint32_t> indices;
   std::vector<int32_t> positions;
   std::vector<uint8_t> entries;
 };
 
 SavedSequence ReadSequence(Reader& in, const std::string& path, int64_t entry_bytes) {
-  SavedSequence saved{in.Value<uint32_t>(), {}, {}};
+  SavedSequence saved{in.Value<uint32_t>(), {}, {}, {}};
   const uint64_t count = in.Value<uint32_t>();
-  if (count * (entry_bytes + sizeof(int32_t)) > in.left()) {
+  if (count * (entry_bytes + sizeof(uint32_t) + sizeof(int32_t)) > in.left()) {
     TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
   }
   saved.entries.resize(count * entry_bytes);
   for (uint64_t i = 0; i < count; ++i) {
-    saved.positions.push_back(in.Value<int32_t>());
-    if (saved.positions.back() < 0 || (i > 0 && saved.positions[i] <= saved.positions[i - 1])) {
-      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds positions out of order";
+    const uint32_t index = in.Value<uint32_t>(), before = i > 0 ? saved.indices.back() : 0;
+    const int32_t position = in.Value<int32_t>(), last = i > 0 ? saved.positions.back() : -1;
+    // Every page of the table holds an entry, and positions rise along it.
+    const bool in_order = i == 0 || index > before;
+    if (!in_order || index / kPageSize > before / kPageSize + 1 || position <= last) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds entries out of order";
     }
+    saved.indices.push_back(index);
+    saved.positions.push_back(position);
     in.Bytes(saved.entries.data() + i * entry_bytes, entry_bytes);
   }
   return saved;
@@ -130,7 +139,7 @@ std::vector<SavedSequence> ReadState(const std::string& path, const std::string&
 }  // namespace
 
 void Context::SaveState(const std::string& path, std::optional<int64_t> seq) const {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
   const std::string part = path + ".part", signature = Signature(*model_, options_.kv_dtype);
   Writer out(part);
@@ -145,9 +154,10 @@ void Context::SaveState(const std::string& path, std::optional<int64_t> seq) con
     const auto entries = cache_.Entries(id);
     out.Value(static_cast<uint32_t>(id));
     out.Value(static_cast<uint32_t>(entries.size()));
-    for (const auto& [slot, position] : entries) {
-      cache_.ReadEntry(slot, entry.data());
-      out.Value(position);
+    for (const CacheEntry& e : entries) {
+      cache_.ReadEntry(e.slot, entry.data());
+      out.Value(static_cast<uint32_t>(e.index));
+      out.Value(e.position);
       out.Bytes(entry.data(), entry.size());
     }
   }
@@ -159,7 +169,7 @@ void Context::SaveState(const std::string& path, std::optional<int64_t> seq) con
 }
 
 void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
-  const ExclusiveUse exclusive(in_use_, "Context");
+  const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
   // Read and checked whole before anything changes.
   std::vector<SavedSequence> sequences =
@@ -179,8 +189,8 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
   for (const SavedSequence& saved : sequences) {
     cache_.Clear(saved.id);
     for (size_t i = 0; i < saved.positions.size(); ++i) {
-      cache_.WriteEntry(cache_.Append(saved.id, saved.positions[i]),
-                        saved.entries.data() + i * cache_.entry_bytes());
+      const int64_t slot = cache_.AppendAt(saved.id, saved.indices[i], saved.positions[i]);
+      cache_.WriteEntry(slot, saved.entries.data() + i * cache_.entry_bytes());
     }
   }
   logits_.reset();

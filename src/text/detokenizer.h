@@ -11,9 +11,10 @@ namespace mlf {
 /// control or user-defined token.
 class Detokenizer {
  public:
-  /// `vocab` must outlive this. skip_special leaves control and unknown tokens out.
-  Detokenizer(const Vocab& vocab, bool skip_special)
-      : vocab_(&vocab), skip_special_(skip_special) {}
+  /// `vocab` must outlive this. skip_special leaves control and unknown tokens out. at_start: the
+  /// first id begins a text; otherwise it continues one, and a space in front of it is meant.
+  Detokenizer(const Vocab& vocab, bool skip_special, bool at_start = true)
+      : vocab_(&vocab), skip_special_(skip_special), at_start_(at_start) {}
 
   /// What `id` adds to the text. Throws IndexError, and then nothing has changed.
   std::string_view Next(int32_t id) {
@@ -32,7 +33,7 @@ class Detokenizer {
  private:
   const Vocab* vocab_;
   bool skip_special_;
-  bool at_start_ = true;
+  bool at_start_;
 };
 
 }  // namespace mlf

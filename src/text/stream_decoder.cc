@@ -18,10 +18,11 @@ const Vocab& CheckedVocab(const std::shared_ptr<const Vocab>& vocab) {
 
 }  // namespace
 
-StreamDecoder::StreamDecoder(std::shared_ptr<const Vocab> vocab, bool skip_special)
+StreamDecoder::StreamDecoder(std::shared_ptr<const Vocab> vocab, bool skip_special, bool at_start)
     : vocab_(std::move(vocab)),
       skip_special_(skip_special),
-      detokenizer_(CheckedVocab(vocab_), skip_special) {}
+      at_start_(at_start),
+      detokenizer_(CheckedVocab(vocab_), skip_special, at_start) {}
 
 std::string StreamDecoder::Push(int32_t id) {
   held_.append(detokenizer_.Next(id));
@@ -45,7 +46,7 @@ std::string StreamDecoder::Finish() {
   std::string out;
   if (!held_.empty()) AppendUtf8(kReplacementChar, &out);
   held_.clear();
-  detokenizer_ = Detokenizer(*vocab_, skip_special_);
+  detokenizer_ = Detokenizer(*vocab_, skip_special_, at_start_);
   return out;
 }
 

@@ -14,7 +14,9 @@ namespace mlf {
 /// Belongs to one thread.
 class StreamDecoder {
  public:
-  StreamDecoder(std::shared_ptr<const Vocab> vocab, bool skip_special);
+  /// at_start: the first id begins a text (Detokenize of all the ids); false: it continues one, as
+  /// an answer continues its prompt.
+  StreamDecoder(std::shared_ptr<const Vocab> vocab, bool skip_special, bool at_start = true);
 
   /// The characters that `id` completes; may be empty. Throws IndexError for an id out of range,
   /// and then the decoder is as it was.
@@ -25,7 +27,7 @@ class StreamDecoder {
 
  private:
   std::shared_ptr<const Vocab> vocab_;
-  bool skip_special_;
+  bool skip_special_, at_start_;
   Detokenizer detokenizer_;
   std::string held_;  // the beginning of a character, at most 3 bytes
 };

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from my_llm_ffi import _ffi_api
 
 FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
-HALVES = {"Q8_0": 1, "Q4_0": 1, "Q4_1": 2, "Q5_0": 1, "Q5_1": 2}  # float16 numbers that open a block
+HALVES = {
+    "Q8_0": 1,
+    "Q4_0": 1,
+    "Q4_1": 2,
+    "Q5_0": 1,
+    "Q5_1": 2,
+}  # float16 numbers that open a block
 
 
 def dequantize(weight: np.ndarray, format: str) -> np.ndarray:
@@ -65,7 +71,9 @@ def test_random_bytes(format: str, seed: int, rows: int, blocks: int) -> None:
 def test_extreme_scales(format: str, bits: int) -> None:
     block_bytes = gguf.GGML_QUANT_SIZES[Type[format]][1]
     weight = np.arange(8 * block_bytes, dtype=np.uint32).astype(np.uint8).reshape(8, block_bytes)
-    weight[:, : 2 * HALVES[format]] = np.frombuffer(np.uint16(bits).tobytes() * HALVES[format], "u1")
+    weight[:, : 2 * HALVES[format]] = np.frombuffer(
+        np.uint16(bits).tobytes() * HALVES[format], "u1"
+    )
     assert_bits_equal(dequantize(weight, format), oracle(weight, format))
 
 
@@ -83,7 +91,9 @@ def test_rejects_an_unknown_format() -> None:
 
 
 def test_rejects_a_part_of_a_block() -> None:
-    with pytest.raises(ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one block"):
+    with pytest.raises(
+        ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one block"
+    ):
         _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 33), np.uint8), "Q8_0")
 
 

@@ -1,0 +1,180 @@
+"""What the commands do with their arguments; counterparts: arguments.py, ../bench.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..fetch import KNOWN_MODELS, fetch_model
+from ..progress import ProgressBar
+
+_LISTED_ITEMS = 8  # of a metadata array
+
+
+class UsageError(Exception):
+    """Arguments that argparse could not judge."""
+
+
+def generate(args: argparse.Namespace) -> int:
+    """Streams text to stdout, then the speed to stderr."""
+    if args.system is not None and not args.chat:
+        raise UsageError("--system needs --chat: a raw prompt has no turns")
+    prompt = _prompt(args.prompt)
+    import my_llm_ffi as llm
+
+    options: dict[str, Any] = {
+        "max_new_tokens": args.max_new_tokens,
+        "sampling": llm.SamplingParams(
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p,
+            seed=args.seed,
+        ),
+        "stop": tuple(args.stop),
+    }
+    if args.n_ctx is not None:
+        options["n_ctx"] = args.n_ctx
+    with _load(args.model, args.threads) as model:
+        if args.chat:
+            system = [] if args.system is None else [{"role": "system", "content": args.system}]
+            messages = [*system, {"role": "user", "content": prompt}]
+            stream = model.chat(messages, stream=True, **options)
+        else:
+            stream = model.stream(prompt, **options)
+        last = ""
+        for piece in stream:
+            last = piece or last
+            _write(piece)
+        if not last.endswith("\n"):
+            _write("\n")
+        print(_timings(stream.result), file=sys.stderr)
+    return 0
+
+
+def tokenize(args: argparse.Namespace) -> int:
+    """Prints the tokens of a text."""
+    import my_llm_ffi as llm
+
+    vocab = llm.Vocab.from_file(_model_path(args.model))
+    text = _prompt(args.text)
+    ids = vocab.tokenize(text, add_special=not args.no_special, parse_special=args.parse_special)
+    pieces = [bytes(vocab.piece(token)).decode("utf-8", "backslashreplace") for token in ids]
+    if args.json:
+        _write(json.dumps({"tokens": list(ids), "pieces": pieces}, ensure_ascii=False) + "\n")
+    else:
+        _write("".join(f"{token:>8}  {piece!r}\n" for token, piece in zip(ids, pieces)))
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Prints what a model file says of itself."""
+    import my_llm_ffi as llm
+
+    path = _model_path(args.model)
+    names = "architecture n_layers n_embd n_heads n_kv_heads n_ctx_train n_vocab".split()
+    with llm.Model(path, repack=False) as model:  # as it is: nothing is computed with it
+        facts: dict[str, Any] = {"file": str(path), "size_bytes": Path(path).stat().st_size}
+        facts.update({name: getattr(model.config, name) for name in names})
+        facts["chat_template"] = bool(model.vocab.chat_template)
+        metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
+    if args.json:
+        _write(json.dumps({**facts, "metadata": metadata}, ensure_ascii=False, indent=2) + "\n")
+        return 0
+    width = max(map(len, [*facts, *metadata]))
+    _write("".join(f"{key:<{width}}  {value}\n" for key, value in facts.items()))
+    _write("\n" + "".join(f"{key:<{width}}  {value}\n" for key, value in metadata.items()))
+    return 0
+
+
+def fetch(args: argparse.Namespace) -> int:
+    """Downloads a known model and prints its path."""
+    _write(f"{fetch_model(args.name, cache_dir=args.cache_dir)}\n")
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Prints the speed of models."""
+    if args.n_prompt == 0 and args.n_gen == 0:
+        raise UsageError("-p and -n are both 0: nothing to measure")
+    from .. import bench as speed
+
+    rows: list[speed.Row] = []
+    for name in args.models:
+        path = _model_path(name)
+        with ProgressBar(f"measuring {path.name}") as bar:
+            rows += speed.bench_model(
+                path,
+                n_prompt=args.n_prompt,
+                n_gen=args.n_gen,
+                n_threads=args.threads,
+                repetitions=args.repetitions,
+                progress=bar,
+            )
+    _write((json.dumps(rows, indent=2) if args.output == "json" else speed.markdown(rows)) + "\n")
+    return 0
+
+
+# ---- parts of commands -------------------------------------------------------------------------
+
+
+def _model_path(name: str) -> Path:
+    """A file, or a known model that is fetched."""
+    path = Path(name)
+    if name in KNOWN_MODELS and not path.exists():
+        return fetch_model(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no such file, and not a known model")
+    return path
+
+
+def _load(name: str, n_threads: int | None) -> Any:
+    import my_llm_ffi as llm
+
+    path = _model_path(name)
+    with ProgressBar(f"loading {path.name}") as bar:
+        return llm.Model(path, n_threads=n_threads, progress=bar)
+
+
+def _prompt(text: str | None) -> str:
+    if text is not None and text != "-":
+        return text
+    if text is None and sys.stdin.isatty():
+        raise UsageError("there is no --prompt, and nothing is piped in")
+    return sys.stdin.read()
+
+
+def _write(text: str) -> None:
+    """To stdout at once; characters that its encoding lacks become escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _timings(result: Any) -> str:
+    timings = result.timings
+    reason = str(getattr(result.finish_reason, "name", result.finish_reason)).lower()
+    return (
+        f"[prompt {_rate(timings.prompt_tokens, timings.prompt_seconds)}; "
+        f"generated {_rate(timings.generated_tokens, timings.generated_seconds)}; "
+        f"finished: {reason}]"
+    )
+
+
+def _rate(tokens: int, seconds: float) -> str:
+    speed = f"{tokens / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
+    return f"{tokens} tokens, {speed}"
+
+
+def _short(value: Any, as_json: bool) -> Any:
+    """A metadata value that fits on a line; long arrays say only how long they are."""
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        text = str(value)
+        return value if as_json else text if len(text) <= 100 else f"{text[:80]!r}… ({len(text)})"
+    if hasattr(value, "__len__") and len(value) > _LISTED_ITEMS:
+        return f"<{len(value)} items>"
+    items = [_short(item, True) for item in value] if hasattr(value, "__iter__") else str(value)
+    return items
