@@ -79,10 +79,12 @@ class Args {
   Args& NoOverlap(const char* out_name, const TensorView& out, const char* name,
                   const TensorView& t, bool may_be_same = false) {
     const ByteRange a(out), b(t);
-    if (!a.Overlaps(b) || (may_be_same && a == b)) return *this;
-    TVM_FFI_THROW(ValueError) << op_ << ": " << out_name << " overlaps " << name << " in memory"
-                              << (may_be_same ? "; it may be the whole of it or apart from it"
-                                              : ", expected memory of its own");
+    if (a.Overlaps(b) && !(may_be_same && a == b)) {
+      TVM_FFI_THROW(ValueError) << op_ << ": " << out_name << " overlaps " << name << " in memory"
+                                << (may_be_same ? "; it may be the whole of it or apart from it"
+                                                : ", expected memory of its own");
+    }
+    return *this;
   }
 
   template <typename... Message>

@@ -53,12 +53,21 @@ MLF_INLINE F32 Set(float x) {  // x - 0 is x for every x (0 + x is not, for -0):
 MLF_INLINE F32 Zero() {
   return Map<F32>([](int) { return NativeF32{}; });
 }
+// Register by register: a copy of the whole struct would go through the stack.
 MLF_INLINE F32 Load(const float* p) {
-  F32 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return Map<F32>([&](int i) {
+    NativeF32 part;
+    std::memcpy(&part, p + kWidth * i, sizeof part);
+    return part;
+  });
 }
-MLF_INLINE void Store(float* p, F32 v) { std::memcpy(p, &v, sizeof v); }
+MLF_INLINE void Store(float* p, F32 v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) {
+    const NativeF32 part = v.part[i];
+    std::memcpy(p + kWidth * i, &part, sizeof part);
+  }
+}
 
 MLF_INLINE F32 operator+(F32 a, F32 b) {
   return Map<F32>([&](int p) { return a.part[p] + b.part[p]; });
@@ -124,14 +133,10 @@ MLF_INLINE F32 ToFloat(I32 v) {
   return Map<F32>([&](int p) { return __builtin_convertvector(v.part[p], NativeF32); });
 }
 MLF_INLINE F32 BitsToFloat(I32 v) {
-  F32 out;
-  std::memcpy(&out, &v, sizeof out);
-  return out;
+  return Map<F32>([&](int p) { return (NativeF32)v.part[p]; });
 }
 MLF_INLINE I32 FloatToBits(F32 v) {
-  I32 out;
-  std::memcpy(&out, &v, sizeof out);
-  return out;
+  return Map<I32>([&](int p) { return (NativeI32)v.part[p]; });
 }
 
 // ---- 16-bit storage -----------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kGrain = 8192;  // elements per chunk: about 3 us
+constexpr int64_t kGrain = 16384;  // elements per chunk: 4 us with AVX-512
 
 void SiluMulCpu(TensorView out, TensorView gate, TensorView up) {
   float* o = Data<float>(out);

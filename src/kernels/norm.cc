@@ -12,7 +12,7 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kGrain = 16384;  // elements per chunk: about 3 us, above the pool's wake-up
+constexpr int64_t kGrain = 32768;  // elements per chunk: 4 us with AVX-512, above a wake-up
 
 template <typename T>
 struct Rows;

@@ -7,7 +7,7 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kGrain = 65536;  // logits per chunk: about 5 us
+constexpr int64_t kGrain = 131072;  // logits per chunk: 4 us with AVX-512
 
 void ArgmaxCpu(TensorView ids, TensorView logits) {
   const int64_t rows = logits.size(0), n = logits.size(1);
