@@ -254,7 +254,7 @@ class Model:
         from .chat import render_chat
 
         vocab = self.vocab
-        special = {
+        special: dict[str, Any] = {
             name: "" if token is None else vocab.piece(token).decode("utf-8", "replace")
             for name, token in (("bos_token", vocab.bos_id), ("eos_token", vocab.eos_id))
         }
