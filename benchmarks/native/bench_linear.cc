@@ -52,7 +52,7 @@ class Bench {
         copies_(kWeightBytes / bytes_ + 1),
         packed_(copies_ * bytes_),
         x_(kMaxTokens * cols),
-        q_(kMaxTokens * QuantizedRowBytes(cols)),
+        q_(kMaxTokens * QuantizedRowBytes(cols, ActivationPlanes(info.format))),
         out_(kMaxTokens * rows) {
     for (int64_t i = 0; i < copies_; ++i) {
       ArrayView file(weight_.data(), kU8, {rows, RowBytes(info.format, cols)});
@@ -88,7 +88,7 @@ class Bench {
     });
     const double read = static_cast<double>(runs * bytes_);
     const double ops = 2.0 * static_cast<double>(runs * rows_ * cols_ * tokens);
-    const double peak = TakesQuantizedInput(info_.format) ? peaks.byte_ops : peaks.flops;
+    const double peak = (planes() > 0) ? peaks.byte_ops : peaks.flops;
     std::printf("%-5s %5ldx%-5ld %4ld tokens %9.1f us  %6.1f GB/s %7.1f GOP/s", info_.name,
                 static_cast<long>(rows_), static_cast<long>(cols_), static_cast<long>(tokens),
                 seconds.median / static_cast<double>(runs) * 1e6, read / seconds.median * 1e-9,
@@ -119,15 +119,16 @@ class Bench {
     return ArrayView(packed_.data() + copy * bytes_, kU8, {bytes_});
   }
   void Quantize(int64_t tokens) {
-    if (!TakesQuantizedInput(info_.format)) return;
-    quantize_q8_kernel(kCpu, ArrayView(q_.data(), kU8, {tokens, QuantizedRowBytes(cols_)}),
-                       ArrayView(x_.data(), kF32, {tokens, cols_}));
+    if (planes() == 0) return;
+    quantize_activations_kernel(kCpu, ArrayView(q_.data(), kU8, {tokens, row_bytes()}),
+                                ArrayView(x_.data(), kF32, {tokens, cols_}), planes());
   }
+  int planes() const { return ActivationPlanes(info_.format); }
+  int64_t row_bytes() const { return QuantizedRowBytes(cols_, planes()); }
   void Run(int64_t tokens, int64_t copy) { RunOn(Tiled(copy), tokens); }
   void RunOn(TensorView weight, int64_t tokens) {
-    const ArrayView x = TakesQuantizedInput(info_.format)
-                            ? ArrayView(q_.data(), kU8, {tokens, QuantizedRowBytes(cols_)})
-                            : ArrayView(x_.data(), kF32, {tokens, cols_});
+    const ArrayView x = (planes() > 0) ? ArrayView(q_.data(), kU8, {tokens, row_bytes()})
+                                       : ArrayView(x_.data(), kF32, {tokens, cols_});
     linear_kernel(kCpu, ArrayView(out_.data(), kF32, {tokens, rows_}), x, weight,
                   ArrayView(nullptr, kF32, {rows_}), Number(), cols_);
   }
@@ -144,7 +145,7 @@ class Bench {
 
 bool BenchFormat(const FormatInfo& info, int64_t rows, int64_t cols, const Peaks& peaks) {
   Bench bench(info, rows, cols);
-  const double error = bench.Error(), allowed = TakesQuantizedInput(info.format) ? 1e-2 : 1e-5;
+  const double error = bench.Error(), allowed = ActivationPlanes(info.format) > 0 ? 1e-2 : 1e-5;
   if (!(error < allowed)) {
     std::fprintf(stderr, "%s: relative error %g, expected less than %g\n", info.name, error,
                  allowed);

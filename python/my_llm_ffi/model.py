@@ -160,16 +160,9 @@ class Model:
         for name, value in {"n_ctx": n_ctx, **rope}.items():
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value}, expected a finite number > 0 or None")
-        return Context(
-            self._handle.context(
-                n_ctx or 0,
-                n_seq_max,
-                n_batch,
-                kv_dtype,
-                rope_freq_base or 0.0,
-                rope_freq_scale or 0.0,
-            )
-        )
+        base, scale = rope_freq_base or 0.0, rope_freq_scale or 0.0  # 0: the model's
+        handle = self._handle.context(n_ctx or 0, n_seq_max, n_batch, kv_dtype, base, scale)
+        return Context(handle)
 
     def stream(
         self,
@@ -203,10 +196,9 @@ class Model:
         if sampling is not None and not isinstance(sampling, SamplingParams):
             raise TypeError(f"sampling is {type(sampling).__name__}, expected SamplingParams")
         sampler = Sampler.greedy() if sampling is None else Sampler.from_params(sampling)
-        wanted = max(1, len(ids) + max(0, max_new_tokens))
-        context = self.context(
-            n_ctx=min(wanted, self.config.n_ctx_train) if n_ctx is None else n_ctx
-        )
+        if n_ctx is None:
+            n_ctx = min(max(1, len(ids) + max(0, max_new_tokens)), self.config.n_ctx_train)
+        context = self.context(n_ctx=n_ctx)
         handle = _ffi_api.Generation.create(
             context._handle, sampler._handle, ids, max_new_tokens, [s.encode() for s in stops]
         )
@@ -254,11 +246,17 @@ class Model:
         from .chat import render_chat
 
         vocab = self.vocab
-        special: dict[str, Any] = {
-            name: "" if token is None else vocab.piece(token).decode("utf-8", "replace")
-            for name, token in (("bos_token", vocab.bos_id), ("eos_token", vocab.eos_id))
-        }
-        text = render_chat(vocab.chat_template, messages, tools=tools, **special)
+
+        def spelled(token: int | None) -> str:
+            return "" if token is None else vocab.piece(token).decode("utf-8", "replace")
+
+        text = render_chat(
+            vocab.chat_template,
+            messages,
+            tools=tools,
+            bos_token=spelled(vocab.bos_id),
+            eos_token=spelled(vocab.eos_id),
+        )
         ids = vocab.tokenize(text, add_special=False, parse_special=True)
         pieces = self.stream(
             ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx

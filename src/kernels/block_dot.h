@@ -15,9 +15,11 @@ struct Bytes {
   NativeU8 part[kParts];
 
   MLF_INLINE Bytes Load(const uint8_t* p) {
-    Bytes v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
+    return Map<Bytes>([&](int i) {
+      NativeU8 v;
+      std::memcpy(&v, p + sizeof(v) * i, sizeof v);
+      return v;
+    });
   }
   // Shifts of 16-bit lanes: bits that cross into the neighbouring byte are for a mask to drop.
   MLF_TILE_METHOD Bytes ShiftLeft(int n) const {
@@ -37,6 +39,9 @@ MLF_INLINE Bytes operator|(Bytes a, Bytes b) {
 MLF_INLINE I32 SplatI32(int32_t x) {
   return Map<I32>([&](int) { return NativeI32{} + x; });
 }
+MLF_INLINE I32 ShiftLeft(I32 v, int n) {
+  return Map<I32>([&](int p) { return (NativeI32)((NativeU32)v.part[p] << n); });
+}
 /// Four activations in every lane.
 MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
   int32_t word;
@@ -45,13 +50,14 @@ MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
 }
 
 /// The sum over the 32 k of a block of (q - kOffset) * x for the 16 rows of a tile, exactly. kMax
-/// is the largest unsigned weight q; x is in [-127, 127], as quantize_q8 makes it.
+/// is the largest unsigned weight q; x is in [-127, 127] (one plane) or [-128, 127] (two).
 ///
-/// Where the level multiplies unsigned by signed bytes with 32-bit sums, the offset comes off at
-/// the start, as -offset * sum(x). Elsewhere pairs of products are summed in 16 bits, where as many
-/// lines are gathered as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 127 < 2^15), four
-/// of 5-bit ones; and 8-bit weights go back to signed ones, whose magnitude is at most 128
-/// (2 * 128 * 127 < 2^15).
+/// Start and Total take sum(x), for the offset to come off as -offset * sum(x): at the start where
+/// the level multiplies unsigned by signed bytes into 32-bit sums, at the end elsewhere, to hold
+/// fewer registers. x86 without such an instruction sums pairs of products in 16 bits, over as many
+/// lines as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four of 5-bit ones;
+/// 8-bit weights go back to signed ones there, whose magnitude is at most 128 (2 * 128 * 127 <
+/// 2^15).
 #if defined(__AVX512VNNI__)
 
 template <int kMax, int kOffset>
@@ -65,7 +71,8 @@ class BlockDot {
         (NativeI32)_mm512_dpbusd_epi32((__m512i)sum_.part[0], (__m512i)w.part[0], (__m512i)x);
   }
   MLF_TILE_METHOD void EndLines(int) {}
-  MLF_TILE_METHOD I32 Total() const { return sum_; }
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
+  MLF_TILE_METHOD I32 Total(int32_t) const { return sum_; }
 
  private:
   I32 sum_;
@@ -108,9 +115,12 @@ class BlockDot {
     return Map<Bytes>([&](int p) { return line.part[p] ^ (NativeU8{} + uint8_t{0x80}); });
   }
 
-  MLF_TILE_METHOD void Start(int32_t sum) {
-    sum_ = SplatI32(kSigned ? 0 : -kOffset * sum);
-    for (int p = 0; p < kParts; ++p) pairs_[p] = NativeI16{};
+  MLF_TILE_METHOD void Start(int32_t) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      sum_.part[p] = NativeI32{};
+      pairs_[p] = NativeI16{};
+    }
   }
   MLF_TILE_METHOD void Add(Bytes w, NativeU8 x) {
 #pragma GCC unroll 4
@@ -131,7 +141,11 @@ class BlockDot {
       pairs_[p] = NativeI16{};
     }
   }
-  MLF_TILE_METHOD I32 Total() const { return sum_; }
+  /// After the last line of a plane.
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
+  MLF_TILE_METHOD I32 Total(int32_t sum) const {
+    return kSigned || kOffset == 0 ? sum_ : sum_ + SplatI32(-kOffset * sum);
+  }
 
  private:
   I32 sum_;
@@ -165,7 +179,8 @@ class BlockDot {
     }
   }
   MLF_TILE_METHOD void EndLines(int) {}
-  MLF_TILE_METHOD I32 Total() const { return sum_; }
+  MLF_TILE_METHOD void Times256() { sum_ = ShiftLeft(sum_, 8); }
+  MLF_TILE_METHOD I32 Total(int32_t) const { return sum_; }
 
  private:
   I32 sum_;

@@ -11,11 +11,12 @@
 namespace mlf {
 namespace {
 
-// Work handed to a thread at once: weights of one token's matmul (small, so that threads end
-// together), and activations that stay in the second-level cache beside a pair of groups.
-constexpr int64_t kDecodeBytes = 32 << 10;
+// A thread takes at once: activations that stay in the second-level cache beside two pairs of
+// groups, and weights enough that a start costs little, yet few, so that threads end together.
 constexpr int64_t kChunkBytes = 512 << 10;
 constexpr int64_t kChunkTokens = 16;  // a chunk holds at least, and a multiple of, this many
+constexpr int64_t kGrainBytes = 128 << 10;
+constexpr int64_t kGrainTokens = 16;  // from here on time goes with tokens, below with bytes
 constexpr int64_t kPackBytes = 256 << 10;
 constexpr int64_t kRowBytesAtOnce = 64 << 10;  // for work on rows of activations
 
@@ -56,13 +57,15 @@ void PackWeightCpu(TensorView packed, TensorView weight, int64_t format_number, 
   });
 }
 
-void QuantizeQ8Cpu(TensorView q, TensorView x) {
-  const int64_t tokens = x.size(0), cols = x.size(1), row_bytes = QuantizedRowBytes(cols);
+void QuantizeActivationsCpu(TensorView q, TensorView x, int64_t planes) {
+  const int64_t tokens = x.size(0), cols = x.size(1), row_bytes = QuantizedRowBytes(cols, planes);
   if (cols == 0) return;
   uint8_t* out = Data<uint8_t>(q);
   const float* in = Data<const float>(x);
   ParallelFor(tokens, kRowBytesAtOnce / row_bytes, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) quantize_q8_row(out + t * row_bytes, in + t * cols, cols);
+    for (int64_t t = begin; t < end; ++t) {
+      quantize_row(out + t * row_bytes, in + t * cols, cols, static_cast<int>(planes));
+    }
   });
 }
 
@@ -77,6 +80,12 @@ uint8_t* ScratchTiles(int64_t bytes) {
 int64_t TokensAtOnce(int64_t tokens, int64_t x_row_bytes) {
   const int64_t fit = kChunkBytes / std::max<int64_t>(1, x_row_bytes) / kChunkTokens * kChunkTokens;
   return std::min(tokens, std::max(kChunkTokens, fit));
+}
+
+/// Pairs of groups that a thread takes at once.
+int64_t PairsAtOnce(int64_t pair_bytes, int64_t tokens) {
+  return kGrainBytes / std::max<int64_t>(1, pair_bytes) /
+         std::max<int64_t>(1, tokens / kGrainTokens);
 }
 
 /// Groups [begin, end) and tokens [t0, t1) of the product.
@@ -104,28 +113,25 @@ void LinearCpu(TensorView out, TensorView x, TensorView weight, TensorView bias,
                         .bias = bias.data_ptr() == nullptr ? nullptr : Data<const float>(bias),
                         .rows = rows,
                         .cols = cols,
-                        .x_row_bytes = TakesQuantizedInput(format)
-                                           ? QuantizedRowBytes(cols)
-                                           : cols * static_cast<int64_t>(sizeof(float)),
+                        .x_row_bytes = QuantizedRowBytes(cols, ActivationPlanes(format)),
                         .group_bytes = GroupBytes(format, cols)};
   const uint8_t* tiles = Data<const uint8_t>(weight);
   const bool tiled = weight.ndim() == 1;
-  const int64_t groups = CeilDiv(rows, kTileRows), units = CeilDiv(groups, kGroupsPerTile);
+  const int64_t groups = CeilDiv(rows, kTileRows), pairs = CeilDiv(groups, kGroupsPerTile);
   if (tokens == 0 || rows == 0) return;
   // Token chunks outermost: a chunk stays in cache while all weights pass by it.
   const int64_t chunk = TokensAtOnce(tokens, task.x_row_bytes);
-  const int64_t unit_bytes = std::max<int64_t>(1, kGroupsPerTile * task.group_bytes * chunk);
-  ParallelFor(CeilDiv(tokens, chunk) * units, kDecodeBytes / unit_bytes,
-              [&](int64_t begin, int64_t end) {
-                while (begin < end) {
-                  const int64_t c = begin / units, u = begin % units;
-                  const int64_t n = std::min(units - u, end - begin);
-                  ComputeGroups(task, tiles, tiled, u * kGroupsPerTile,
-                                std::min(groups, (u + n) * kGroupsPerTile), c * chunk,
-                                std::min(tokens, (c + 1) * chunk));
-                  begin += n;
-                }
-              });
+  const int64_t grain = PairsAtOnce(kGroupsPerTile * task.group_bytes, chunk);
+  ParallelFor(CeilDiv(tokens, chunk) * pairs, grain, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t c = begin / pairs, pair = begin % pairs;
+      const int64_t n = std::min(pairs - pair, end - begin);
+      ComputeGroups(task, tiles, tiled, pair * kGroupsPerTile,
+                    std::min(groups, (pair + n) * kGroupsPerTile), c * chunk,
+                    std::min(tokens, (c + 1) * chunk));
+      begin += n;
+    }
+  });
 }
 
 /// Row `id` of a table in either layout, as float32.
@@ -157,9 +163,10 @@ void EmbeddingLookupCpu(TensorView out, TensorView table, TensorView ids, int64_
   });
 }
 
-[[maybe_unused]] const bool kFilled =
-    pack_weight_kernel.SetCpu(PackWeightCpu) && quantize_q8_kernel.SetCpu(QuantizeQ8Cpu) &&
-    linear_kernel.SetCpu(LinearCpu) && embedding_lookup_kernel.SetCpu(EmbeddingLookupCpu);
+[[maybe_unused]] const bool kFilled = pack_weight_kernel.SetCpu(PackWeightCpu) &&
+                                      quantize_activations_kernel.SetCpu(QuantizeActivationsCpu) &&
+                                      linear_kernel.SetCpu(LinearCpu) &&
+                                      embedding_lookup_kernel.SetCpu(EmbeddingLookupCpu);
 
 }  // namespace
 
@@ -167,12 +174,20 @@ int64_t PackedBytes(Format format, int64_t rows, int64_t cols) {
   return CeilDiv(rows, kTileRows) * GroupBytes(format, cols);
 }
 
-bool TakesQuantizedInput(Format format) {
-  return DispatchFormat(format, []<typename F>() { return kIsBlockFormat<F>; });
+int ActivationPlanes(Format format) {
+  return DispatchFormat(format, []<typename F>() {
+    if constexpr (kIsBlockFormat<F>) {
+      return kActivationPlanes<F>;
+    } else {
+      return 0;
+    }
+  });
 }
 
-int64_t QuantizedRowBytes(int64_t cols) {
-  return cols / kQuantBlock * static_cast<int64_t>(sizeof(Q8Block));
+int64_t QuantizedRowBytes(int64_t cols, int64_t planes) {
+  if (planes == 0) return cols * static_cast<int64_t>(sizeof(float));
+  const size_t block = planes == 1 ? sizeof(ActivationBlock<1>) : sizeof(ActivationBlock<2>);
+  return cols / kQuantBlock * static_cast<int64_t>(block);
 }
 
 }  // namespace mlf

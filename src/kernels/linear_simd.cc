@@ -10,23 +10,37 @@
 namespace mlf::MLF_LEVEL {
 namespace {
 
-// The largest register tiles, chosen by benchmarks/native/bench_linear.cc (halved for the rest of
-// the tokens).
+// The largest register tiles: tokens (halved for the rest of a batch) and groups. Chosen by
+// benchmarks/native/bench_linear.cc; narrow levels fill their registers with one group.
 #if defined(__AVX512F__)
-constexpr int kBlockTokens = 4, kFloatTokens = 8;
+constexpr int kBlockTokens = 4, kFloatTokens = 8, kGroups = 2;
 #elif defined(__AVX2__)
-constexpr int kBlockTokens = 4, kFloatTokens = 4;
+constexpr int kBlockTokens = 4, kFloatTokens = 4, kGroups = 1;
 #else
-constexpr int kBlockTokens = 2, kFloatTokens = 2;
+constexpr int kBlockTokens = 2, kFloatTokens = 2, kGroups = 1;
 #endif
-constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kAheadBytes = 4096;  // of weights, for a single token: a page
 
-/// One group's address and those of T rows of activations, moving along k.
+/// What a register tile reads along k, and what it prefetches meanwhile: `ahead_step` bytes of
+/// later weights at each step, where a batch's share of them is less than a line often the same.
 struct Operands {
   const uint8_t* tiles;
   int64_t group_bytes;
   const uint8_t* x;
   int64_t x_row_bytes;
+  const uint8_t* ahead;
+  int64_t ahead_step;
+
+  /// One to kLines lines. No loop: one inside the loop over k would keep GCC from holding the sums
+  /// in registers.
+  template <int kLines, int kLine = 0>
+  MLF_TILE_METHOD void Prefetch() {
+    __builtin_prefetch(ahead + kLine * 64);
+    if constexpr (kLine + 1 < kLines) {
+      if ((kLine + 1) * 64 < ahead_step) return Prefetch<kLines, kLine + 1>();
+    }
+    ahead += ahead_step;
+  }
 };
 
 template <int T, int G>
@@ -44,13 +58,27 @@ struct Sums {
 
 MLF_INLINE F32 LoadHalves(const uint8_t* p) { return Load(reinterpret_cast<const F16*>(p)); }
 
-/// The exact integer part of one block: G tiles times T blocks of activations.
+/// The exact integer part of one block: G tiles times T blocks of activations. Two planes are one
+/// after the other in the same sums: (high * w) << 8, plus low * w.
 template <typename F, int T, int G>
 struct BlockProducts {
+  static constexpr int kPlanes = kActivationPlanes<F>;
+  static_assert(kPlanes == 1 || F::kOffset == 0, "two planes take no offset off");
+  using Block = ActivationBlock<kPlanes>;
   using Dot = BlockDot<F::kMaxQuant, F::kOffset>;
   Dot of[T][G];
 
-  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x,
+  template <typename Fn>
+  MLF_TILE_METHOD void ForEach(Fn fn) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) fn(of[t][g], t);
+    }
+  }
+
+  template <int kPlane>
+  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Block* const* x,
                                int j) {
     Bytes w[G];
 #pragma GCC unroll 4
@@ -59,47 +87,44 @@ struct BlockProducts {
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      const NativeU8 four = SplatBytes(x[t]->q + 4 * j);
+      const NativeU8 four = SplatBytes(x[t]->q[kPlane] + 4 * j);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) of[t][g].Add(w[g], four);
     }
   }
 
-  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Q8Block* const* x) {
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) of[t][g].Start(x[t]->sum);
-    }
+  template <int kPlane>
+  MLF_TILE_METHOD void AddPlane(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {  // two lines that share their bytes in 4-bit formats
-      AddLine(tile, group_bytes, x, j);
-      AddLine(tile, group_bytes, x, j + 4);
-#pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) of[t][g].EndLines(2 * j + 2);
-      }
+      AddLine<kPlane>(tile, group_bytes, x, j);
+      AddLine<kPlane>(tile, group_bytes, x, j + 4);
+      ForEach([&](Dot& dot, int) MLF_TILE_LAMBDA { dot.EndLines(2 * j + 2); });
+    }
+  }
+
+  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
+    ForEach([&](Dot& dot, int t) MLF_TILE_LAMBDA { dot.Start(kPlanes == 1 ? x[t]->sum : 0); });
+    AddPlane<0>(tile, group_bytes, x);
+    if constexpr (kPlanes == 2) {
+      ForEach([](Dot& dot, int) MLF_TILE_LAMBDA { dot.Times256(); });
+      AddPlane<1>(tile, group_bytes, x);
     }
   }
 };
 
 template <typename F, int T, int G>
-MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, const Operands& a, int64_t cols) {
+MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
+  using Block = ActivationBlock<kActivationPlanes<F>>;
   const uint8_t* tile = a.tiles;
   const uint8_t* x_row = a.x;
   for (int64_t k = 0; k < cols; k += kQuantBlock) {
-    const Q8Block* x[T];
+    const Block* x[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      x[t] = reinterpret_cast<const Q8Block*>(x_row + t * a.x_row_bytes);
+      x[t] = reinterpret_cast<const Block*>(x_row + t * a.x_row_bytes);
     }
-    if constexpr (T == 1) {
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kTileBytes<F>; i += 64) {
-        __builtin_prefetch(tile + kPrefetchBytes + i);
-      }
-    }
+    a.template Prefetch<(G * kTileBytes<F> + 63) / 64>();
     BlockProducts<F, T, G> products;
     products.Compute(tile, a.group_bytes, x);
 #pragma GCC unroll 4
@@ -111,25 +136,25 @@ MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, const Operands& a, int64_t cols)
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         const F32 xs = Set(x[t]->scale);
-        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total()), d * xs, y.of[t][g]);
+        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total(x[t]->sum)), d * xs, y.of[t][g]);
         if constexpr (F::kHasMin) {
-          y.of[t][g] = Fma(m, xs * ToFloat(SplatI32(x[t]->sum)), y.of[t][g]);
+          y.of[t][g] = Fma(m, Set(x[t]->scaled_sum), y.of[t][g]);
         }
       }
     }
     tile += kTileBytes<F>;
-    x_row += sizeof(Q8Block);
+    x_row += sizeof(Block);
   }
 }
 
 template <typename F, int T, int G>
-MLF_INLINE void AccumulateFloats(Sums<T, G>& y, const Operands& a, int64_t cols) {
+MLF_INLINE void AccumulateFloats(Sums<T, G>& y, Operands a, int64_t cols) {
   using Value = typename F::Value;
   const uint8_t* tile = a.tiles;
   const float* x = reinterpret_cast<const float*>(a.x);
   const int64_t x_stride = a.x_row_bytes / static_cast<int64_t>(sizeof(float));
   for (int64_t k = 0; k < cols; ++k, tile += kTileBytes<F>) {
-    if constexpr (T == 1) __builtin_prefetch(tile + kPrefetchBytes);
+    a.template Prefetch<(G * kTileBytes<F> + 63) / 64>();
     F32 w[G];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
@@ -155,9 +180,15 @@ MLF_INLINE void StoreOutputs(float* out, const float* bias, F32 y, int64_t rows)
 }
 
 template <typename F, int T, int G>
-void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t token) {
-  const Operands operands{tiles, task.group_bytes, task.x + token * task.x_row_bytes,
-                          task.x_row_bytes};
+void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t token,
+                 const uint8_t*& ahead, int64_t ahead_step) {
+  const Operands operands{.tiles = tiles,
+                          .group_bytes = task.group_bytes,
+                          .x = task.x + token * task.x_row_bytes,
+                          .x_row_bytes = task.x_row_bytes,
+                          .ahead = ahead,
+                          .ahead_step = ahead_step};
+  ahead += task.cols / F::kWeights * ahead_step;
   Sums<T, G> y;
   y.Clear();
   if constexpr (kIsBlockFormat<F>) {
@@ -177,9 +208,19 @@ void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, in
 /// Tokens [begin, end) by register tiles of T, then T / 2, … 1.
 template <typename F, int T, int G>
 MLF_INLINE void ComputeTokens(const LinearTask& task, const uint8_t* tiles, int64_t group,
-                              int64_t begin, int64_t end) {
-  for (; begin + T <= end; begin += T) ComputeTile<F, T, G>(task, tiles, group, begin);
-  if constexpr (T > 1) ComputeTokens<F, T / 2, G>(task, tiles, group, begin, end);
+                              int64_t begin, int64_t end, const uint8_t* ahead,
+                              int64_t ahead_step) {
+  for (; begin + T <= end; begin += T) {
+    ComputeTile<F, T, G>(task, tiles, group, begin, ahead, ahead_step);
+  }
+  if constexpr (T > 1) {
+    ComputeTokens<F, T / 2, G>(task, tiles, group, begin, end, ahead, ahead_step);
+  }
+}
+
+/// Register tiles that `tokens` make.
+constexpr int64_t TileCount(int64_t tokens, int64_t largest) {
+  return tokens / largest + __builtin_popcountll(tokens % largest);
 }
 
 }  // namespace
@@ -187,12 +228,22 @@ MLF_INLINE void ComputeTokens(const LinearTask& task, const uint8_t* tiles, int6
 void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t groups,
                   int64_t begin, int64_t end) {
   DispatchFormat(task.format, [&]<typename F>() {
-    constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
     const int64_t last = group + groups;
-    for (; group + 2 <= last; group += 2, tiles += 2 * task.group_bytes) {
-      ComputeTokens<F, kTokens, 2>(task, tiles, group, begin, end);
+    // One token waits for memory: one stream, prefetched a page ahead.
+    if (end - begin == 1) {
+      for (; group < last; ++group, tiles += task.group_bytes) {
+        ComputeTokens<F, 1, 1>(task, tiles, group, begin, end, tiles + kAheadBytes, kTileBytes<F>);
+      }
+      return;
     }
-    if (group < last) ComputeTokens<F, kTokens, 1>(task, tiles, group, begin, end);
+    // A batch brings the next groups into the cache while it computes with these.
+    constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
+    const int64_t bytes = kGroups * task.group_bytes, share = TileCount(end - begin, kTokens);
+    const int64_t step = (kGroups * kTileBytes<F> + share - 1) / share;
+    for (; group + kGroups <= last; group += kGroups, tiles += bytes) {
+      ComputeTokens<F, kTokens, kGroups>(task, tiles, group, begin, end, tiles + bytes, step);
+    }
+    if (group < last) ComputeTokens<F, kTokens, 1>(task, tiles, group, begin, end, tiles, 0);
   });
 }
 

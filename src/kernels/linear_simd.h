@@ -7,18 +7,25 @@
 
 namespace mlf {
 
-/// 32 activations as quantize_q8 writes them; a row is cols / 32 of these, no padding.
-struct Q8Block {
-  int8_t q[kQuantBlock];  // in [-127, 127]; x = scale * q
-  float scale;            // largest magnitude / 127; NaN where the block has one
-  int32_t sum;            // of q
+/// 32 activations as quantize_activations writes them; a row is cols / 32 of these, no padding.
+/// One plane: x = scale * q[0], |q| <= 127. Two: x = scale * (256 * q[0] + q[1]), at most 32512.
+template <int kPlanes>
+struct ActivationBlock {
+  int8_t q[kPlanes][kQuantBlock];
+  float scale;       // NaN where the block has one
+  int32_t sum;       // of the integers
+  float scaled_sum;  // scale * sum, for formats with minima
 };
+
+/// Planes that a block format wants: kernels/linear.h says why.
+template <typename F>
+inline constexpr int kActivationPlanes = F::kHasMin ? 2 : 1;
 
 /// One matmul, as the micro-kernels see it.
 struct LinearTask {
   Format format;
   float* out;          // [tokens, rows]
-  const uint8_t* x;    // [tokens, x_row_bytes]: Q8Block or float
+  const uint8_t* x;    // [tokens, x_row_bytes]: ActivationBlock or float
   const float* bias;   // [rows] or nullptr
   int64_t rows, cols;  // of the weight
   int64_t x_row_bytes;
@@ -34,6 +41,6 @@ MLF_SIMD_FN(linear_groups, LinearGroups,
 /// Groups that share one load of the activations: work is best cut in multiples of it.
 inline constexpr int64_t kGroupsPerTile = 2;
 
-MLF_SIMD_FN(quantize_q8_row, QuantizeQ8Row, void(uint8_t* q, const float* x, int64_t cols))
+MLF_SIMD_FN(quantize_row, QuantizeRow, void(uint8_t* q, const float* x, int64_t cols, int planes))
 
 }  // namespace mlf

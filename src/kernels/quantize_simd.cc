@@ -1,4 +1,5 @@
-// Quantization of activations to 8 bits. Counterpart: linear_simd.h (contract), linear.cc (calls).
+// Rounding of activations to planes of 8 bits. Counterpart: linear_simd.h (contract), linear.cc
+// (calls).
 #include "base/simd.h"
 #include "kernels/linear_simd.h"
 
@@ -27,39 +28,81 @@ MLF_INLINE float LargestMagnitude(F32 a, F32 b) {
   return magnitude;
 }
 
-/// Rounds x to the nearest even integer by adding 1.5 * 2^23: the sum's low byte is the result, for
-/// |x| <= 127, and some byte for NaN, where a conversion would be undefined. Returns the 16 results
-/// added up into kWidth lanes.
-MLF_INLINE NativeI32 StoreRounded(int8_t* q, F32 x) {
+/// Rounds x to the nearest even integer by adding 1.5 * 2^23: the sum's low bits are the result,
+/// for |x| <= 32512, and some bits for NaN, where a conversion would be undefined.
+MLF_INLINE I32 Rounded(F32 x) {
   const I32 bits = FloatToBits(x + Set(12582912.f));
-  NativeI32 sum{};
+  return Map<I32>([&](int p) { return (NativeI32)((NativeU32)bits.part[p] << 16) >> 16; });
+}
+
+/// The low byte of every lane.
+MLF_INLINE void StoreBytes(int8_t* q, I32 v) {
 #pragma GCC unroll 4
   for (int p = 0; p < kParts; ++p) {
-    const NarrowU8 bytes = __builtin_convertvector((NativeU32)bits.part[p], NarrowU8);
+    const NarrowU8 bytes = __builtin_convertvector((NativeU32)v.part[p], NarrowU8);
     std::memcpy(q + kWidth * p, &bytes, sizeof bytes);
-    sum += (NativeI32)((NativeU32)bits.part[p] << 24) >> 24;
   }
+}
+
+MLF_INLINE int32_t Sum(I32 a, I32 b) {
+  NativeI32 sums{};
+#pragma GCC unroll 4
+  for (int p = 0; p < kParts; ++p) sums += a.part[p] + b.part[p];
+  int32_t lanes[kWidth], sum = 0;
+  std::memcpy(lanes, &sums, sizeof sums);
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) sum += lanes[i];
   return sum;
+}
+
+template <int kPlanes>
+MLF_INLINE void StorePlanes(ActivationBlock<kPlanes>& block, int offset, I32 n) {
+  if constexpr (kPlanes == 1) {
+    StoreBytes(block.q[0] + offset, n);
+  } else {  // n = 256 * high + low, low in [-128, 127]
+    const I32 high = Map<I32>([&](int p) { return (n.part[p] + 128) >> 8; });
+    StoreBytes(block.q[0] + offset, high);
+    StoreBytes(block.q[1] + offset, n);
+  }
+}
+
+/// The scale as Q8_0 stores it, a float16, so that one plane is that format and sees the same
+/// rounding as runtimes that keep activations in it; unrounded where float16 has no full precision.
+MLF_INLINE float AsStored(float scale) {
+  if (!(scale >= 0x1p-14f && scale <= 65504.f)) return scale;
+  F16 half[kLanes];
+  float lanes[kLanes];
+  Store(half, Set(scale));
+  Store(lanes, Load(half));
+  return lanes[0];
+}
+
+template <int kPlanes>
+MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
+  constexpr float kLargest = kPlanes == 1 ? 127.f : 32512.f;
+  for (int64_t k = 0; k < cols; k += kQuantBlock, q += sizeof(ActivationBlock<kPlanes>)) {
+    const F32 low = Load(x + k), high = Load(x + k + kLanes);
+    const float scale = LargestMagnitude(low, high) / kLargest;
+    // A subnormal scale has no finite inverse: such a block is zero.
+    const F32 inverse = Set(scale >= 0x1p-126f ? 1.f / scale : 0.f);
+    const I32 first = Rounded(low * inverse), second = Rounded(high * inverse);
+    ActivationBlock<kPlanes> block;
+    StorePlanes(block, 0, first);
+    StorePlanes(block, kLanes, second);
+    block.scale = kPlanes == 1 ? AsStored(scale) : scale;
+    block.sum = Sum(first, second);
+    block.scaled_sum = block.scale * static_cast<float>(block.sum);
+    std::memcpy(q, &block, sizeof block);
+  }
 }
 
 }  // namespace
 
-void QuantizeQ8Row(uint8_t* q, const float* x, int64_t cols) {
-  for (int64_t k = 0; k < cols; k += kQuantBlock, q += sizeof(Q8Block)) {
-    const F32 low = Load(x + k), high = Load(x + k + kLanes);
-    const float scale = LargestMagnitude(low, high) / 127.f;
-    // A subnormal scale has no finite inverse: such a block is zero.
-    const F32 inverse = Set(scale >= 0x1p-126f ? 1.f / scale : 0.f);
-    Q8Block block;
-    const NativeI32 sums =
-        StoreRounded(block.q, low * inverse) + StoreRounded(block.q + kLanes, high * inverse);
-    int32_t lanes[kWidth];
-    std::memcpy(lanes, &sums, sizeof sums);
-    block.scale = scale;
-    block.sum = 0;
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) block.sum += lanes[i];
-    std::memcpy(q, &block, sizeof block);
+void QuantizeRow(uint8_t* q, const float* x, int64_t cols, int planes) {
+  if (planes == 1) {
+    Quantize<1>(q, x, cols);
+  } else {
+    Quantize<2>(q, x, cols);
   }
 }
 

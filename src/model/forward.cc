@@ -28,16 +28,16 @@ Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(co
   up_ = floats(config.n_ff);
   cos_sin_ = floats(config.rope_dims);
   const int64_t widest = std::max({config.n_embd, config.q_dim(), config.n_ff});
-  quantized_ = Buffer(max_tokens *
-                      QuantizedRowBytes((widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock));
+  const int64_t padded = (widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
+  quantized_ = Buffer(max_tokens * QuantizedRowBytes(padded, kMaxActivationPlanes));
 }
 
 ArrayView Workspace::CosSin(int64_t tokens) const {
   return {cos_sin_.data(), kF32, {tokens, 2, config_.rope_dims / 2}};
 }
 
-ArrayView Workspace::Quantized(int64_t tokens, int64_t cols) const {
-  return {quantized_.data(), kU8, {tokens, QuantizedRowBytes(cols)}};
+ArrayView Workspace::Quantized(int64_t tokens, int64_t cols, int planes) const {
+  return {quantized_.data(), kU8, {tokens, QuantizedRowBytes(cols, planes)}};
 }
 
 }  // namespace mlf

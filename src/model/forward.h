@@ -52,8 +52,8 @@ class Workspace {
   ArrayView Gate(int64_t tokens) const { return Rows(gate_, tokens, config_.n_ff); }
   ArrayView Up(int64_t tokens) const { return Rows(up_, tokens, config_.n_ff); }
   ArrayView CosSin(int64_t tokens) const;  // [tokens, 2, rope_dims / 2]
-  /// Room for the 8-bit form of [tokens, cols] activations.
-  ArrayView Quantized(int64_t tokens, int64_t cols) const;
+  /// Room for the rounded form of [tokens, cols] activations (kernels/linear.h).
+  ArrayView Quantized(int64_t tokens, int64_t cols, int planes) const;
   /// Keys and values of tokens that go to several sequences.
   ArrayView CopiedKey(int64_t copies) const {
     return Heads(copied_key_, copies, config_.n_kv_heads);

@@ -28,10 +28,10 @@ void Activations::Times(const Weight& w, ArrayView out, const Vector* bias) {
   const ArrayView flat(out.data<float>(), kF32, {tokens, w.rows}, out.device());
   const ArrayView no_bias(nullptr, kF32, {0}), bias_view = bias != nullptr ? bias->view() : no_bias;
   ArrayView input = x_;
-  if (TakesQuantizedInput(w.format)) {
-    input = workspace_.Quantized(tokens, w.cols);
-    if (!quantized_) quantize_q8_kernel(x_.device(), input, x_);
-    quantized_ = true;
+  if (const int planes = ActivationPlanes(w.format); planes > 0) {
+    input = workspace_.Quantized(tokens, w.cols, planes);
+    if (planes != planes_) quantize_activations_kernel(x_.device(), input, x_, planes);
+    planes_ = planes;
   }
   linear_kernel(x_.device(), flat, input, w.view(), bias_view, static_cast<int64_t>(w.format),
                 w.cols);

@@ -11,7 +11,7 @@ namespace mlf {
 /// out[i] = x[indices[i]] over the first dimension, float32; indices int32.
 void GatherRows(ArrayView out, ArrayView x, ArrayView indices);
 
-/// Rows of activations, with their 8-bit form made at first need and shared by all matrices that
+/// Rows of activations, with their rounded form made at first need and shared by all matrices that
 /// read them.
 class Activations {
  public:
@@ -23,7 +23,7 @@ class Activations {
  private:
   ArrayView x_;
   const Workspace& workspace_;
-  bool quantized_ = false;
+  int planes_ = 0;  // of the rounded form that the workspace holds
 };
 
 struct Norm {

@@ -29,6 +29,7 @@
 // Float formats: a tile is one k: 16 values, one of each row.
 #define MLF_TILE_FN static inline __attribute__((always_inline))
 #define MLF_TILE_METHOD inline __attribute__((always_inline))
+#define MLF_TILE_LAMBDA __attribute__((always_inline))
 
 namespace mlf {
 

@@ -24,16 +24,20 @@ class Case:
     peer_tolerance: float  # of a top-8 logit of llama.cpp
     numpy_tolerance: float  # relative L2 of a whole row
     exact: bool  # the peer computes as precisely as we do: argmax must agree wherever it is clear
+    peer_is_far: bool = False  # the peer's own rounding exceeds its tolerance
 
 
-# F16: the peer rounds activations to F16. Quantized weights: both round activations to 8 bits,
-# each in its own way, about 0.5 % a layer.
+# F16: the peer rounds activations to F16. Quantized weights: the peer rounds activations to 8 bits,
+# about 0.5 % a layer, and so do we for formats without minima. Over the 30 layers of SmolLM2 this
+# puts the peer itself up to 1.09 from the exact logits (float64, dequantized weights), so that no
+# runtime can be within 0.35 of both: there a logit may be 0.35 further from the peer's than the
+# exact one is, and test_whole_rows holds it to the exact row.
 CASES = [
     Case("stories260K-F32", 1e-3, 1e-4, True),
     Case("stories260K-F16", 2e-2, 1e-4, True),
     Case("stories260K-Q8_0", 0.35, 0.03, False),
     Case("stories260K-Q4_0", 0.35, 0.03, False),
-    Case("SmolLM2-135M-Instruct-Q4_1", 0.35, 0.03, False),
+    Case("SmolLM2-135M-Instruct-Q4_1", 0.35, 0.03, False, peer_is_far=True),
 ]
 
 
@@ -69,6 +73,13 @@ def teacher_forced(llm: ModuleType, loaded: Loaded, result: dict[str, Any]) -> n
     return np.concatenate(steps)
 
 
+def exact_logits(loaded: Loaded, result: dict[str, Any]) -> np.ndarray:
+    """The same rows by NumPy."""
+    tokens = result["prompt_ids"] + result["gen_ids"][:-1]
+    reference = ReferenceModel(loaded.path, np.float32)
+    return reference.logits(tokens)[len(result["prompt_ids"]) - 1 :]
+
+
 def test_prompt_ids(loaded: Loaded) -> None:
     for result in loaded.results:
         ids = loaded.model.vocab.tokenize(result["prompt"], add_special=True, parse_special=True)
@@ -83,11 +94,14 @@ def test_generated_text(loaded: Loaded) -> None:
 
 
 def test_top_logits(llm: ModuleType, loaded: Loaded) -> None:
-    worst = 0.0
+    worst = -np.inf
     for result in loaded.results:
         got = teacher_forced(llm, loaded, result)
-        for row, step in zip(got, result["steps"]):
-            worst = max(worst, float(np.abs(row[step["top_ids"]] - step["top_logits"]).max()))
+        exact = exact_logits(loaded, result) if loaded.case.peer_is_far else None
+        for index, (row, step) in enumerate(zip(got, result["steps"])):
+            ids, peer = step["top_ids"], np.array(step["top_logits"])
+            allowed = 0.0 if exact is None else np.abs(exact[index][ids] - peer)
+            worst = max(worst, float((np.abs(row[ids] - peer) - allowed).max()))
     assert worst <= loaded.case.peer_tolerance
 
 

@@ -80,13 +80,30 @@ ArrayView BytesView(const std::vector<uint8_t>& v) {
   return ArrayView(const_cast<uint8_t*>(v.data()), kU8, {static_cast<int64_t>(v.size())});
 }
 
+/// What an ActivationBlock stands for.
+struct Rounded {
+  int32_t n[32], sum;
+  float scale, scaled_sum;
+};
+
+template <int kPlanes>
+Rounded Unpack(const uint8_t* bytes) {
+  ActivationBlock<kPlanes> block;
+  std::memcpy(&block, bytes, sizeof block);
+  Rounded rounded{{}, block.sum, block.scale, block.scaled_sum};
+  for (int i = 0; i < 32; ++i) {
+    for (int p = 0; p < kPlanes; ++p) rounded.n[i] = 256 * rounded.n[i] + block.q[p][i];
+  }
+  return rounded;
+}
+
 /// One matmul's operands in both layouts.
 struct Problem {
   Format format;
   int64_t rows, cols, tokens;
   std::vector<uint8_t> weight, packed;
   std::vector<float> x, bias;
-  std::vector<uint8_t> q;  // x as quantize_q8 makes it
+  std::vector<uint8_t> q;  // x as quantize_activations makes it
 
   Problem(Format f, int64_t n, int64_t k, int64_t t, Fill fill = Fill::kRandom)
       : format(f),
@@ -105,18 +122,21 @@ struct Problem {
     return ArrayView(const_cast<uint8_t*>(weight.data()), kU8, {rows, RowBytes(format, cols)});
   }
 
+  int planes() const { return ActivationPlanes(format); }
+
   void Quantize() {
-    if (!TakesQuantizedInput(format)) return;
-    q.assign(tokens * QuantizedRowBytes(cols), 0xEE);
-    quantize_q8_kernel(kCpu, ArrayView(q.data(), kU8, {tokens, QuantizedRowBytes(cols)}),
-                       ArrayView(x.data(), kF32, {tokens, cols}));
+    if (planes() == 0) return;
+    q.assign(tokens * QuantizedRowBytes(cols, planes()), 0xEE);
+    quantize_activations_kernel(
+        kCpu, ArrayView(q.data(), kU8, {tokens, QuantizedRowBytes(cols, planes())}),
+        ArrayView(x.data(), kF32, {tokens, cols}), planes());
   }
 
   /// Outputs of tokens [begin, end).
   std::vector<float> Run(bool tiled, bool with_bias, int64_t begin, int64_t end) const {
     std::vector<float> out((end - begin) * rows, -1.f);
-    const bool quantized = TakesQuantizedInput(format);
-    const int64_t n = end - begin, row_bytes = quantized ? QuantizedRowBytes(cols) : 4 * cols;
+    const bool quantized = planes() > 0;
+    const int64_t n = end - begin, row_bytes = QuantizedRowBytes(cols, planes());
     const uint8_t* data = quantized ? q.data() : reinterpret_cast<const uint8_t*>(x.data());
     uint8_t* from = const_cast<uint8_t*>(data) + begin * row_bytes;
     linear_kernel(
@@ -136,12 +156,17 @@ struct Problem {
     return w;
   }
 
-  /// The activation that the matmul sees: what its 8 bits stand for.
+  /// Block `b` of the quantized activations, planes put together.
+  Rounded Block(int64_t b) const {
+    return planes() == 1 ? Unpack<1>(&q[b * sizeof(ActivationBlock<1>)])
+                         : Unpack<2>(&q[b * sizeof(ActivationBlock<2>)]);
+  }
+
+  /// The activation that the matmul sees: what its rounded form stands for.
   double Activation(int64_t t, int64_t k) const {
-    if (!TakesQuantizedInput(format)) return x[t * cols + k];
-    Q8Block block;
-    std::memcpy(&block, &q[t * QuantizedRowBytes(cols) + k / 32 * sizeof block], sizeof block);
-    return static_cast<double>(block.scale) * block.q[k % 32];
+    if (planes() == 0) return x[t * cols + k];
+    const Rounded block = Block(t * cols / 32 + k / 32);
+    return static_cast<double>(block.scale) * block.n[k % 32];
   }
 };
 
@@ -167,7 +192,7 @@ void ExpectNearFloat64(const Problem& p, const std::vector<float>& out, bool wit
 
 void TestAgainstFloat64() {
   for (Format format : kAllFormats) {
-    const bool blocks = TakesQuantizedInput(format);
+    const bool blocks = ActivationPlanes(format) > 0;
     for (int64_t rows : kRowCounts) {
       for (int64_t cols :
            blocks ? std::vector<int64_t>{32, 64, 352} : std::vector<int64_t>{1, 3, 172}) {
@@ -185,7 +210,7 @@ void TestAgainstFloat64() {
 
 void TestExtremeWeights() {
   for (Format format : kAllFormats) {
-    if (!TakesQuantizedInput(format)) continue;
+    if (ActivationPlanes(format) == 0) continue;
     for (Fill fill : {Fill::kLargest, Fill::kSmallest, Fill::kZeroScale, Fill::kSubnormalScale}) {
       for (float sign : {1.f, -1.f}) {
         Problem p(format, 33, 96, 9, fill);
@@ -203,7 +228,7 @@ void TestExtremeWeights() {
 void TestBatchInvariance() {
   constexpr int64_t kTokens = 100, kRows = 172;
   for (Format format : kAllFormats) {
-    const Problem p(format, kRows, TakesQuantizedInput(format) ? 352 : 171, kTokens);
+    const Problem p(format, kRows, ActivationPlanes(format) > 0 ? 352 : 171, kTokens);
     const std::vector<float> whole = p.Run(true, true, 0, kTokens);
     for (int threads : {1, 2}) {
       ThreadLimit limit(threads);
@@ -234,7 +259,7 @@ void TestTokenChunks() {
 void TestPackUnpack() {
   for (Format format : kAllFormats) {
     for (int64_t rows : kRowCounts) {
-      const int64_t cols = TakesQuantizedInput(format) ? 96 : 37;
+      const int64_t cols = ActivationPlanes(format) > 0 ? 96 : 37;
       const Problem p(format, rows, cols, 1);
       const std::vector<float> w = p.Dequantized();
       std::vector<int32_t> ids;
@@ -257,44 +282,56 @@ void TestPackUnpack() {
 /// The tile of a format keeps every byte of the file, and nothing else but zeros for padding.
 void TestTilesHoldTheBlocks() {
   for (Format format : kAllFormats) {
-    const int64_t cols = TakesQuantizedInput(format) ? 64 : 5;
+    const int64_t cols = ActivationPlanes(format) > 0 ? 64 : 5;
     const Problem p(format, 17, cols, 1);
     MLF_EXPECT(static_cast<int64_t>(p.packed.size()) == 2 * 16 * RowBytes(format, cols));
     DispatchFormat(format, [&]<typename F>() {
+      std::vector<uint8_t> expected(p.packed.size());
       for (int64_t r = 0; r < 17; ++r) {
         for (int64_t b = 0; b < cols / F::kWeights; ++b) {
-          uint8_t block[F::kBytes];
-          F::Unpack(&p.packed[(r / 16 * (cols / F::kWeights) + b) * kTileBytes<F>], r % 16, block);
-          MLF_EXPECT(!std::memcmp(block, &p.weight[r * RowBytes(format, cols) + b * F::kBytes],
-                                  F::kBytes));
+          const uint8_t* block = &p.weight[r * RowBytes(format, cols) + b * F::kBytes];
+          uint8_t* tile = &expected[(r / 16 * (cols / F::kWeights) + b) * kTileBytes<F>];
+          uint8_t back[F::kBytes];
+          F::Pack(block, tile, static_cast<int>(r % 16));
+          F::Unpack(tile, static_cast<int>(r % 16), back);
+          MLF_EXPECT(std::memcmp(block, back, F::kBytes) == 0);
         }
       }
+      MLF_EXPECT(p.packed == expected);
     });
   }
 }
 
-void TestQuantization() {
+/// The scale as Q8_0 stores it, where float16 has its full precision.
+float StoredScale(float scale) {
+  const bool fits = scale >= 0x1p-14f && scale <= 65504.f;
+  return fits ? static_cast<float>(F16::From(scale)) : scale;
+}
+
+void TestQuantization(Format format, float largest) {
   constexpr int64_t kTokens = 7, kCols = 96;
-  Problem p(Format::kQ8_0, 1, kCols, kTokens);
-  for (int i = 0; i < 32; ++i) p.x[i] = 0;                               // a block of zeros
-  for (int i = 32; i < 64; ++i) p.x[i] = 1e-40f * i;                     // subnormal numbers
-  for (int i = 64; i < 96; ++i) p.x[i] = (i % 2 ? 1 : -1) * 3e38f;       // the largest numbers
-  for (int i = 0; i < 32; ++i) p.x[96 + i] = i == 0 ? 127.f : i + 0.5f;  // ties, scale 1
+  Problem p(format, 1, kCols, kTokens);
+  for (int i = 0; i < 32; ++i) p.x[i] = 0;                                 // a block of zeros
+  for (int i = 32; i < 64; ++i) p.x[i] = 1e-40f * i;                       // subnormal numbers
+  for (int i = 64; i < 96; ++i) p.x[i] = (i % 2 ? 1 : -1) * 3e38f;         // the largest numbers
+  for (int i = 0; i < 32; ++i) p.x[96 + i] = i == 0 ? largest : i + 0.5f;  // ties, scale 1
+  for (int i = 0; i < 32; ++i) p.x[128 + i] = 1e-6f * i;  // a scale below float16's
   p.Quantize();
   for (int64_t b = 0; b < kTokens * kCols / 32; ++b) {
-    Q8Block block;
-    std::memcpy(&block, &p.q[b * sizeof block], sizeof block);
+    const Rounded block = p.Block(b);
     const float* x = &p.x[b * 32];
     float most = 0;
     for (int i = 0; i < 32; ++i) most = std::max(most, std::fabs(x[i]));
-    MLF_EXPECT(block.scale == most / 127);
-    const float inverse = block.scale >= std::numeric_limits<float>::min() ? 1 / block.scale : 0;
+    const float scale = most / largest;
+    MLF_EXPECT(block.scale == (p.planes() == 1 ? StoredScale(scale) : scale));
+    const float inverse = scale >= std::numeric_limits<float>::min() ? 1 / scale : 0;
     int32_t sum = 0;
     for (int i = 0; i < 32; ++i) {
-      MLF_EXPECT(block.q[i] == std::nearbyint(x[i] * inverse));
-      sum += block.q[i];
+      MLF_EXPECT(block.n[i] == std::nearbyint(x[i] * inverse));
+      sum += block.n[i];
     }
     MLF_EXPECT(block.sum == sum);
+    MLF_EXPECT(block.scaled_sum == block.scale * static_cast<float>(sum));
   }
 }
 
@@ -342,7 +379,8 @@ void TestAll() {
   TestFormatTable();
   TestTilesHoldTheBlocks();
   TestPackUnpack();
-  TestQuantization();
+  TestQuantization(Format::kQ8_0, 127.f);
+  TestQuantization(Format::kQ4_1, 32512.f);
   TestAgainstFloat64();
   TestExtremeWeights();
   TestBatchInvariance();

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 from my_llm_ffi import _ffi_api
 
 FORMATS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
-HALVES = {
-    "Q8_0": 1,
-    "Q4_0": 1,
-    "Q4_1": 2,
-    "Q5_0": 1,
-    "Q5_1": 2,
-}  # float16 numbers that open a block
+HALVES = {"Q8_0": 1, "Q4_0": 1, "Q4_1": 2, "Q5_0": 1, "Q5_1": 2}  # float16 numbers ahead of a block
 
 
 def dequantize(weight: np.ndarray, format: str) -> np.ndarray:
@@ -91,9 +85,7 @@ def test_rejects_an_unknown_format() -> None:
 
 
 def test_rejects_a_part_of_a_block() -> None:
-    with pytest.raises(
-        ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one block"
-    ):
+    with pytest.raises(ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one"):
         _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 33), np.uint8), "Q8_0")
 
 
