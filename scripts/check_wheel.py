@@ -14,11 +14,11 @@ CORE, CUDA = "libmy_llm_ffi.so", "libmy_llm_ffi_cuda.so"
 
 
 def glibc_minor(wheel: Path) -> int:
-    """The newest glibc, 2.N, that the wheel's name asks for."""
-    match = re.search(r"-py3-none-manylinux_2_(\d+)_(?:x86_64|aarch64)", wheel.name)
-    if match is None:
+    """N of the oldest glibc, 2.N, that the wheel's name promises to run with."""
+    minors = re.findall(r"manylinux_2_(\d+)_(?:x86_64|aarch64)", wheel.name)
+    if "-py3-none-" not in wheel.name or not minors:
         raise SystemExit(f"check_wheel: {wheel.name}: expected a py3-none-manylinux_2_* wheel")
-    return int(match.group(1))
+    return min(map(int, minors))
 
 
 def output_of(*command: str | Path) -> str:

@@ -118,7 +118,7 @@ def test_add_one_rejects(case):
 def test_add_one_rejects_partial_overlap():
     buffer = floats(8)
     for x, y in [(buffer[:5], buffer[3:]), (buffer[3:], buffer[:5])]:
-        with pytest.raises(ValueError, match="y overlaps x in part"):
+        with pytest.raises(ValueError, match="add_one: y overlaps x in memory"):
             llm.add_one(x, y)
 
 

@@ -11,20 +11,21 @@ __all__ = ["rms_norm"]
 def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6, out: Array | None = None) -> Array:
     """Root-mean-square normalisation of the last dimension.
 
-    ``out[t, d] = x[t, d] * weight[d] / sqrt(mean(x[t, :]**2) + eps)``, accumulated in float32
+    ``out[..., d] = x[..., d] * weight[d] / sqrt(mean(x**2) + eps)``, accumulated in float32
     (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
 
     Args:
-        x: ``[tokens, hidden]``, float32, float16 or bfloat16, contiguous. ``tokens`` may be 0.
+        x: ``[..., hidden]``, float32, float16 or bfloat16, contiguous; may have no rows.
         weight: ``[hidden]``, same dtype and device as ``x``.
-        eps: Added to the mean square; must be > 0.
-        out: ``[tokens, hidden]`` like ``x``; may be ``x`` itself. Allocated when omitted.
+        eps: Added to the mean square; must be > 0 and finite as float32.
+        out: Like ``x``; may be ``x`` itself. Allocated when omitted.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: A shape, device or ``eps`` is wrong; the message names the argument.
+        ValueError: A shape, stride, device or ``eps`` is wrong, or ``out`` overlaps an input in
+            part; the message names the argument.
         TypeError: A dtype is not supported or differs from that of ``x``; or an array is an eager
             JAX array or a FakeTensor.
         BufferError: An array is read-only.

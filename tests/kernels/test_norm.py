@@ -35,6 +35,15 @@ def test_rms_norm_matches_reference(tokens, hidden, dtype):
     np.testing.assert_allclose(out, reference(x, weight, 1e-5), **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (2, 3, 48), (2, 0, 48), (1, 1, 2, 48)])
+def test_any_number_of_leading_axes(shape):
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    weight = np.linspace(-1, 1, 48, dtype=np.float32)
+    out = llm.ops.rms_norm(x, weight)
+    assert out.shape == shape
+    np.testing.assert_allclose(out, reference(x, weight, 1e-6), rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("eps", [1e-12, 1e-6, 1e-2, 10.0])
 def test_eps_is_added_to_the_mean_square(eps):
     x, weight = inputs(3, 64, "float32")
@@ -138,6 +147,13 @@ def test_rms_norm_rejects(case):
 def test_rms_norm_rejects_out(out, error, message):
     with pytest.raises(error, match=message):
         llm.ops.rms_norm(X, W, out=out)
+
+
+def test_rms_norm_rejects_partial_overlap():
+    buffer = np.ones(5 * 8, np.float32)
+    x, out = buffer[:32].reshape(4, 8), buffer[8:].reshape(4, 8)
+    with pytest.raises(ValueError, match="out overlaps x"):
+        llm.ops.rms_norm(x, np.ones(8, np.float32), out=out)
 
 
 @pytest.mark.parametrize("x", [[1.0, 2.0], 3, "text"], ids=repr)
