@@ -257,7 +257,8 @@ class Model:
             bos_token=spelled(vocab.bos_id),
             eos_token=spelled(vocab.eos_id),
         )
-        ids = vocab.tokenize(text, add_special=False, parse_special=True)
+        # A begin token that the template wrote is not added again.
+        ids = vocab.tokenize(text, add_special=True, parse_special=True)
         pieces = self.stream(
             ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
         )
