@@ -34,10 +34,10 @@ std::string ErrnoText(int error) { return std::generic_category().message(error)
 std::string QuotedPath(const std::string& path) { return Quoted(path, path.size()); }
 
 void ThrowErrno(int error, const std::string& path, const char* doing) {
-  throw tvm::ffi::Error(
-      KindOfErrno(error),
-      "cannot " + std::string(doing) + " " + QuotedPath(path) + ": " + ErrnoText(error),
-      TVMFFIBacktrace(__FILE__, __LINE__, TVM_FFI_FUNC_SIG, 0));
+  std::string message = "cannot ";
+  message.append(doing).append(" ").append(QuotedPath(path)).append(": ").append(ErrnoText(error));
+  throw tvm::ffi::Error(KindOfErrno(error), message,
+                        TVMFFIBacktrace(__FILE__, __LINE__, TVM_FFI_FUNC_SIG, 0));
 }
 
 }  // namespace mlf

@@ -162,7 +162,7 @@ void TestTensorInfos(const TempDir& dir) {
   Refused(dir, one({uint64_t{INT64_MAX}}, kF32, 0), "takes 2^63");
   Refused(dir, one({32}, kQ4_K, 0),
           "tensor \"w\": tensor type 12 is not supported; supported are "
-          "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, BF16",
+          "F32, F16, ",
           "NotImplementedError");
   Refused(dir, one({32}, UINT32_MAX, 0), "tensor type 4294967295", "NotImplementedError");
 }
