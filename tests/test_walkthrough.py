@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm_ffi
+from reference.gguf_files import TinySpec
 
 import my_llm_ffi as llm
 from my_llm_ffi import base
@@ -367,3 +368,11 @@ def test_run_example_refuses_what_it_does_not_know():
     result = run_example("no_such_example")
     assert result.returncode == 2
     assert "usage:" in result.stderr
+
+
+def test_run_example_generates_with_any_local_file(tiny_file):
+    result = run_example(
+        *("generate", "--model", str(tiny_file(TinySpec())), "--prompt", "a"),
+        *("--max-new-tokens", "3", "--temperature", "0"),
+    )
+    assert result.returncode == 0, result.stderr
