@@ -5,7 +5,6 @@ Without an argument the default model is fetched, asked a question, and its answ
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import sys
 from typing import Callable
@@ -14,8 +13,6 @@ import tvm_ffi
 
 import my_llm_ffi as llm
 from my_llm_ffi import base
-
-QUESTION = "What is gravity?"
 
 
 def add_one() -> None:
@@ -82,26 +79,12 @@ EXAMPLES: dict[str, Callable[[], None]] = {
 }
 
 
-def generate(arguments: list[str]) -> int:
-    """Text: what ``my-llm-ffi generate`` does, and ``--model PATH`` as another way to name a file.
-
-    Without arguments the default model answers a question.
-    """
-    from my_llm_ffi.cli import main as run_command
-
-    if not arguments:
-        print(f"> {QUESTION}")
-        return run_command(["generate", "--chat", "--prompt", QUESTION])
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model")
-    named, others = parser.parse_known_args(arguments)
-    return run_command(["generate", *([named.model] if named.model else []), *others])
-
-
 def main(argv: list[str]) -> int:
     """Runs the example that ``argv`` names; returns the exit status."""
     if not argv or argv[0] == "generate":
-        return generate(argv[1:])
+        from my_llm_ffi.cli import run_example_generate
+
+        return run_example_generate(argv[1:])
     example = EXAMPLES.get(argv[0])
     if example is None or len(argv) > 1:
         print(f"usage: python run_example.py [{'|'.join(EXAMPLES)}|generate …]", file=sys.stderr)

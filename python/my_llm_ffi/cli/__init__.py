@@ -14,7 +14,7 @@ from .arguments import PROG, parser
 from .commands import UsageError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-_QUESTION = "Why is the sky blue? Answer in two sentences."
+_QUESTION = "Why is the sky blue?"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
