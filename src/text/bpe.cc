@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/interrupt.h"
 #include "text/unicode.h"
 
 namespace mlf {
@@ -81,7 +82,9 @@ BpeEncoder::BpeEncoder(const VocabSpec& spec, const std::vector<TokenType>& type
   LoadMerges(spec, types);
   if (!ignore_merges_) return;
   words_.reserve(pieces.size());
+  InterruptPoller poller;
   for (size_t id = 0; id < pieces.size(); ++id) {
+    poller.PollAt(id);
     if (!IsWord(types[id])) continue;
     words_.emplace(pieces[id], static_cast<int32_t>(id));
     longest_word_ = std::max(longest_word_, pieces[id].size());
@@ -102,7 +105,9 @@ void BpeEncoder::LoadMerges(const VocabSpec& spec, const std::vector<TokenType>&
     const bool usable = found != ids.end() && !IsSpecial(types[found->second]);
     byte_ids_[byte] = usable ? found->second : kNoToken;
   }
+  InterruptPoller poller;
   for (size_t i = 0; i < spec.merges.size(); ++i) {
+    poller.PollAt(i);
     const auto id_of = [&](std::string_view text) {
       const auto found = ids.find(text);
       if (found != ids.end()) return found->second;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "base/interrupt.h"
 #include "text/unicode.h"
 
 namespace mlf {
@@ -75,8 +76,15 @@ class SpmEncoder::Builder {
     FindTextTokens();
     FindBytes();
     const std::vector<uint32_t> ranks = RanksOf(spec_.scores);
-    for (const int32_t id : text_tokens_) AddMerges(id, ranks[id]);
-    for (const int32_t id : text_tokens_) AddNeighbours(id);
+    InterruptPoller poller;
+    for (const int32_t id : text_tokens_) {
+      poller.PollAt(id);
+      AddMerges(id, ranks[id]);
+    }
+    for (const int32_t id : text_tokens_) {
+      poller.PollAt(id);
+      AddNeighbours(id);
+    }
   }
 
  private:

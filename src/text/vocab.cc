@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "base/interrupt.h"
 #include "text/bpe.h"
 #include "text/detokenizer.h"
 #include "text/special_tokens.h"
@@ -30,7 +31,9 @@ std::string PieceOf(const std::string& text, TokenType type, bool is_spm) {
 std::vector<std::string> PiecesOf(const VocabSpec& spec, const VocabRules& rules) {
   std::vector<std::string> pieces;
   pieces.reserve(spec.tokens.size());
+  InterruptPoller poller;
   for (size_t i = 0; i < spec.tokens.size(); ++i) {
+    poller.PollAt(i);
     pieces.push_back(PieceOf(spec.tokens[i], rules.types[i], rules.is_spm));
   }
   return pieces;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "base/interrupt.h"
 #include "text/spm.h"
 
 namespace mlf {
@@ -87,7 +88,9 @@ void CheckSizes(const VocabSpec& spec) {
 void CheckDistinct(const std::vector<std::string>& tokens) {
   std::unordered_map<std::string_view, size_t> ids;
   ids.reserve(tokens.size());
+  InterruptPoller poller;
   for (size_t id = 0; id < tokens.size(); ++id) {
+    poller.PollAt(id);
     if (tokens[id].empty()) continue;
     const auto [first, inserted] = ids.emplace(tokens[id], id);
     if (inserted) continue;
