@@ -8,11 +8,23 @@
 
 namespace mlf {
 
+/// While one lives, this thread does not see Ctrl-C: for short work that must not stop half-way.
+class HoldInterrupts {
+ public:
+  HoldInterrupts() { ++held; }
+  ~HoldInterrupts() { --held; }
+  HoldInterrupts(const HoldInterrupts&) = delete;
+  HoldInterrupts& operator=(const HoldInterrupts&) = delete;
+
+  static inline thread_local int held = 0;
+};
+
 /// Throws what makes Python raise its pending exception (KeyboardInterrupt) when a signal is
 /// waiting; does nothing where no Python is running or off the main thread. Takes the GIL: callers
 /// in a loop use InterruptPoller.
 inline void PollInterrupt() {
-  if (TVMFFIEnvCheckSignals() != 0) throw tvm::ffi::EnvErrorAlreadySet();
+  if (HoldInterrupts::held == 0 && TVMFFIEnvCheckSignals() != 0)
+    throw tvm::ffi::EnvErrorAlreadySet();
 }
 
 /// PollInterrupt at most every 10 ms; cheap enough for every few microseconds of work.

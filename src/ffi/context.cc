@@ -16,8 +16,11 @@ ffi::Optional<ffi::Tuple<int64_t, int64_t>> Positions(const ContextRef& self, in
 void RegisterContext() {
   refl::ObjectDef<ContextObj>()
       .def("close", [](const ContextRef& self) { self->context.Close(); })
-      .def("decode", [](const ContextRef& self,
-                        const BatchRef& batch) { self->context.Get()->Decode(batch->batch); })
+      .def("decode",
+           [](const ContextRef& self, const BatchRef& batch) {
+             const ExclusiveUse exclusive(batch->in_use, "Batch");
+             self->context.Get()->Decode(batch->batch);
+           })
       .def("decode_tokens",
            [](const ContextRef& self, const ffi::Array<int64_t>& tokens) {
              const std::vector<int64_t> ids = ToInts(tokens);
@@ -59,11 +62,18 @@ void RegisterBatch() {
       .def("add",
            [](const BatchRef& self, int64_t token, int64_t position,
               const ffi::Array<int64_t>& sequences, bool logits) {
+             const ExclusiveUse exclusive(self->in_use, "Batch");
              self->batch.tokens.push_back({token, position, ToInts(sequences), logits});
            })
-      .def("clear", [](const BatchRef& self) { self->batch.tokens.clear(); })
-      .def("size",
-           [](const BatchRef& self) { return static_cast<int64_t>(self->batch.tokens.size()); });
+      .def("clear",
+           [](const BatchRef& self) {
+             const ExclusiveUse exclusive(self->in_use, "Batch");
+             self->batch.tokens.clear();
+           })
+      .def("size", [](const BatchRef& self) {
+        const ExclusiveUse exclusive(self->in_use, "Batch");
+        return static_cast<int64_t>(self->batch.tokens.size());
+      });
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

@@ -93,7 +93,7 @@ GenerationRef NewGeneration(const ContextRef& context, const SamplerRef& sampler
 }
 
 ffi::Map<ffi::String, ffi::Any> Timings(const GenerationRef& self) {
-  const GenerationTimings& t = self->generation->timings();
+  const GenerationTimings t = self->generation->timings();
   return {{"prompt_tokens", t.prompt_tokens},
           {"prompt_seconds", t.prompt_seconds},
           {"generated_tokens", t.generated_tokens},
@@ -113,7 +113,7 @@ void RegisterGeneration() {
           "The next piece of text, None at the end")
       .def("tokens",
            [](const GenerationRef& self) {
-             const std::vector<int32_t>& ids = self->generation->tokens();
+             const std::vector<int32_t> ids = self->generation->tokens();
              return ffi::Shape(ids.begin(), ids.end());
            })
       .def("finish_reason",

@@ -2,6 +2,7 @@
 #pragma once
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -57,8 +58,11 @@ class VocabObj : public ffi::Object {
 
 class StreamDecoderObj : public ffi::Object {
  public:
-  explicit StreamDecoderObj(StreamDecoder decoder) : decoder(std::move(decoder)) {}
+  StreamDecoderObj(std::shared_ptr<const Vocab> vocab, bool skip_special, bool at_start)
+      : vocab(vocab), decoder(std::move(vocab), skip_special, at_start) {}
+  std::shared_ptr<const Vocab> vocab;
   StreamDecoder decoder;
+  std::atomic_flag in_use = ATOMIC_FLAG_INIT;
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.StreamDecoder", StreamDecoderObj, ffi::Object);
 };
@@ -66,6 +70,7 @@ class StreamDecoderObj : public ffi::Object {
 class BatchObj : public ffi::Object {
  public:
   Batch batch;
+  std::atomic_flag in_use = ATOMIC_FLAG_INIT;
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Batch", BatchObj, ffi::Object);
 };

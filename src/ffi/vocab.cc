@@ -55,8 +55,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            })
       .def("decoder",
            [](const VocabRef& self, bool skip_special, bool at_start) {
-             return StreamDecoderRef(ffi::make_object<StreamDecoderObj>(
-                 StreamDecoder(self->vocab, skip_special, at_start)));
+             return StreamDecoderRef(
+                 ffi::make_object<StreamDecoderObj>(self->vocab, skip_special, at_start));
            })
       .def("size", [](const VocabRef& self) { return static_cast<int64_t>(self->vocab->size()); })
       .def("is_eog", [](const VocabRef& self,
@@ -75,10 +75,13 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   refl::ObjectDef<StreamDecoderObj>()
       .def("push",
            [](const StreamDecoderRef& self, int64_t id) {
-             return ffi::String(self->decoder.Push(static_cast<int32_t>(id)));
+             const ExclusiveUse exclusive(self->in_use, "StreamDecoder");
+             return ffi::String(self->decoder.Push(CheckedId(*self->vocab, id)));
            })
-      .def("finish",
-           [](const StreamDecoderRef& self) { return ffi::String(self->decoder.Finish()); });
+      .def("finish", [](const StreamDecoderRef& self) {
+        const ExclusiveUse exclusive(self->in_use, "StreamDecoder");
+        return ffi::String(self->decoder.Finish());
+      });
 }
 
 }  // namespace

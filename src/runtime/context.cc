@@ -123,12 +123,12 @@ void Context::Decode(std::span<const int64_t> tokens) {
 void Context::DecodeExclusive(const Batch& batch) {
   const ThreadLimit limit(model_->n_threads());
   const auto network = model_->network();  // kept for the pass even if somebody closes the model
-  Validate(batch);
+  const std::map<int64_t, int64_t> added = Validate(batch);
   int64_t n_outputs = 0;
   for (const BatchToken& t : batch.tokens) n_outputs += t.logits ? 1 : 0;
   AllocateLogits(n_outputs);
-  std::vector<int64_t> count_before;
-  for (int64_t seq = 0; seq < n_seq_max(); ++seq) count_before.push_back(cache_.count(seq));
+  std::map<int64_t, int64_t> count_before;
+  for (const auto& [seq, n] : added) count_before[seq] = cache_.count(seq);
   try {
     const std::span<const BatchToken> all(batch.tokens);
     int64_t first_output = 0;
@@ -141,47 +141,49 @@ void Context::DecodeExclusive(const Batch& batch) {
       for (size_t i = begin; i < end; ++i) first_output += all[i].logits ? 1 : 0;
     }
   } catch (...) {
-    for (int64_t seq = 0; seq < n_seq_max(); ++seq)
-      cache_.Truncate(seq, cache_.count(seq) - count_before[seq]);
+    for (const auto& [seq, count] : count_before) cache_.Truncate(seq, cache_.count(seq) - count);
     logits_.reset();
     throw;
   }
 }
 
-void Context::Validate(const Batch& batch) const {
+std::map<int64_t, int64_t> Context::Validate(const Batch& batch) const {
   if (batch.tokens.empty()) TVM_FFI_THROW(ValueError) << "decode: the batch is empty";
-  std::vector<int64_t> last(n_seq_max()), count(n_seq_max());
-  for (int64_t seq = 0; seq < n_seq_max(); ++seq) {
-    last[seq] = cache_.last_position(seq);
-    count[seq] = cache_.count(seq);
-  }
+  std::map<int64_t, int64_t> added, last;
   for (size_t i = 0; i < batch.tokens.size(); ++i) {
     const BatchToken& t = batch.tokens[i];
-    if (t.token < 0 || t.token >= model_->config().n_vocab) {
-      TVM_FFI_THROW(ValueError) << "decode: token " << t.token << " at index " << i
-                                << " is out of range, expected 0 to "
-                                << model_->config().n_vocab - 1;
-    }
-    if (t.position < 0 || t.position >= INT_MAX) {
-      TVM_FFI_THROW(ValueError) << "decode: position " << t.position << " at index " << i
-                                << " is out of range";
-    }
-    if (t.sequences.empty())
-      TVM_FFI_THROW(ValueError) << "decode: the token at index " << i << " has no sequence";
+    CheckToken(t, i);
     for (int64_t seq : t.sequences) {
       CheckSequence(seq);
-      if (t.position <= last[seq]) {
+      const int64_t before = last.emplace(seq, cache_.last_position(seq)).first->second;
+      if (t.position <= before) {
         TVM_FFI_THROW(ValueError) << "decode: position " << t.position << " at index " << i
-                                  << " is not after " << last[seq] << ", the last of sequence "
-                                  << seq;
+                                  << " is not after " << before << ", the last of sequence " << seq;
       }
       last[seq] = t.position;
-      if (++count[seq] > n_ctx()) {
-        TVM_FFI_THROW(ValueError) << "decode: sequence " << seq << " would hold "
-                                  << count[seq] + batch.tokens.size() - i - 1
-                                  << " tokens, more than n_ctx=" << n_ctx();
-      }
+      ++added[seq];
     }
+  }
+  for (const auto& [seq, n] : added) {
+    if (cache_.count(seq) + n <= n_ctx()) continue;
+    TVM_FFI_THROW(ValueError) << "decode: sequence " << seq << " would hold "
+                              << cache_.count(seq) + n << " tokens, more than n_ctx=" << n_ctx();
+  }
+  return added;
+}
+
+void Context::CheckToken(const BatchToken& t, size_t index) const {
+  const int64_t n_vocab = model_->config().n_vocab;
+  if (t.token < 0 || t.token >= n_vocab) {
+    TVM_FFI_THROW(ValueError) << "decode: token " << t.token << " at index " << index
+                              << " is out of range, expected 0 to " << n_vocab - 1;
+  }
+  if (t.position < 0 || t.position >= INT_MAX) {
+    TVM_FFI_THROW(ValueError) << "decode: position " << t.position << " at index " << index
+                              << " is out of range";
+  }
+  if (t.sequences.empty()) {
+    TVM_FFI_THROW(ValueError) << "decode: the token at index " << index << " has no sequence";
   }
 }
 

@@ -2,6 +2,7 @@
 // context.cc.
 #pragma once
 #include <atomic>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -64,7 +65,9 @@ class Context {
   struct Step;
 
   void DecodeExclusive(const Batch& batch);
-  void Validate(const Batch& batch) const;
+  /// Checks everything; returns how many entries each sequence gets.
+  std::map<int64_t, int64_t> Validate(const Batch& batch) const;
+  void CheckToken(const BatchToken& token, size_t index) const;
   void Run(const Network& network, std::span<const BatchToken> tokens, int64_t first_output);
   ExclusiveUse Use() const;
   void AllocateLogits(int64_t rows);

@@ -36,15 +36,17 @@ Generation::Generation(std::shared_ptr<Context> context, std::shared_ptr<Sampler
 /// Decodes what is pending and samples the token that follows it.
 int32_t Generation::NextToken() {
   const auto start = std::chrono::steady_clock::now();
-  context_->Decode(pending_);
+  const auto n_decoded = static_cast<int64_t>(pending_.size());
+  if (n_decoded > 0) context_->Decode(pending_);
+  pending_.clear();  // if sampling throws, the next call samples again
   // The embedding may have more rows than the vocabulary has tokens: those mean nothing.
   const Model& model = context_->model();
   const int32_t token = sampler_->Sample(context_->LogitsRow(-1).first(model.vocab()->size()));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (tokens_.empty()) {
-    timings_.prompt_tokens = static_cast<int64_t>(pending_.size());
-    timings_.prompt_seconds = seconds;
+    timings_.prompt_tokens += n_decoded;
+    timings_.prompt_seconds += seconds;
   } else {
     timings_.generated_tokens += 1;
     timings_.generated_seconds += seconds;
@@ -80,6 +82,21 @@ std::optional<std::string> Generation::Next() {
     if (!text.empty()) return text;
   }
   return std::nullopt;
+}
+
+std::vector<int32_t> Generation::tokens() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return tokens_;
+}
+
+FinishReason Generation::finish_reason() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return finish_reason_;
+}
+
+GenerationTimings Generation::timings() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return timings_;
 }
 
 }  // namespace mlf

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <unordered_set>
 
+#include "base/interrupt.h"
 #include "kernels/attention.h"
 
 namespace mlf {
@@ -13,6 +14,11 @@ namespace {
 constexpr int32_t kEmpty = -1;
 
 bool Within(int32_t position, int32_t p0, int32_t p1) { return position >= p0 && position < p1; }
+
+bool AnyWithin(const int32_t* positions, int32_t p0, int32_t p1) {
+  return std::any_of(positions, positions + kPageSize,
+                     [&](int32_t p) { return Within(p, p0, p1); });
+}
 
 }  // namespace
 
@@ -38,9 +44,6 @@ KvCache::KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DL
          ArrayView(k + layer_bytes, dtype,
                    {n_pages_, config.n_kv_heads, kPageSize, config.head_dim})});
   }
-  std::fill_n(positions_.data<int32_t>(), n_pages_ * kPageSize, kEmpty);
-  owners_.assign(n_pages_, 0);
-  for (int64_t page = n_pages_ - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
   sequences_.resize(n_seq_max);
 }
 
@@ -79,14 +82,23 @@ std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
   return range;
 }
 
+void KvCache::ThrowFull() const {
+  TVM_FFI_THROW(RuntimeError) << "the KV cache is full: " << n_pages_ - n_taken_ << " of "
+                              << n_pages_ << " pages of " << kPageSize
+                              << " entries are free (n_ctx=" << n_ctx_ << ")";
+}
+
 int32_t KvCache::TakePage() {
+  if (n_taken_ == n_pages_) ThrowFull();
   if (free_.empty()) {
-    TVM_FFI_THROW(RuntimeError) << "the KV cache is full: all " << n_pages_ << " pages of "
-                                << kPageSize << " entries are in use (n_ctx=" << n_ctx_ << ")";
+    free_.push_back(static_cast<int32_t>(owners_.size()));
+    owners_.push_back(0);
+    std::fill_n(PositionsOf(free_.back()), kPageSize, kEmpty);
   }
   const int32_t page = free_.back();
   free_.pop_back();
   owners_[page] = 1;
+  ++n_taken_;
   return page;
 }
 
@@ -94,6 +106,17 @@ void KvCache::DropPage(int32_t page) {
   if (--owners_[page] > 0) return;
   std::fill_n(PositionsOf(page), kPageSize, kEmpty);
   free_.push_back(page);
+  --n_taken_;
+}
+
+template <typename Changes>
+void KvCache::RequirePages(const std::vector<int32_t>& pages, int32_t owners,
+                           Changes changes) const {
+  int64_t copies = 0;
+  for (int32_t page : pages) {
+    if (owners_[page] > owners && changes(PositionsOf(page))) ++copies;
+  }
+  if (copies > free_pages()) ThrowFull();
 }
 
 int32_t KvCache::PrivatePage(Sequence& sequence, size_t index) {
@@ -156,12 +179,12 @@ void KvCache::Settle(int64_t seq) {
 }
 
 void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
+  const HoldInterrupts whole;
   Sequence& s = sequences_[seq];
+  const auto changes = [&](const int32_t* positions) { return AnyWithin(positions, p0, p1); };
+  RequirePages(s.pages, 1, changes);
   for (size_t index = 0; index < s.pages.size(); ++index) {
-    const int32_t* positions = PositionsOf(s.pages[index]);
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    if (!changes(PositionsOf(s.pages[index]))) continue;
     int32_t* own = PositionsOf(PrivatePage(s, index));
     std::replace_if(own, own + kPageSize, [&](int32_t p) { return Within(p, p0, p1); }, kEmpty);
   }
@@ -174,19 +197,21 @@ void KvCache::Clear(int64_t seq) {
 }
 
 void KvCache::Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1) {
+  const HoldInterrupts whole;
   const std::vector<int32_t> source = sequences_[src].pages;
   Sequence& d = sequences_[dst];
+  const auto outside = [&](int32_t p) { return p != kEmpty && !Within(p, p0, p1); };
+  const auto in_part = [&](const int32_t* positions) {
+    return AnyWithin(positions, p0, p1) && std::any_of(positions, positions + kPageSize, outside);
+  };
+  RequirePages(source, 0, in_part);
   for (int32_t page : source) {
-    const int32_t* positions = PositionsOf(page);
-    const auto wanted = [&](int32_t p) { return p == kEmpty || Within(p, p0, p1); };
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    if (!AnyWithin(PositionsOf(page), p0, p1)) continue;
     d.pages.push_back(page);
     ++owners_[page];
-    if (std::all_of(positions, positions + kPageSize, wanted)) continue;
+    if (!in_part(PositionsOf(page))) continue;
     int32_t* own = PositionsOf(PrivatePage(d, d.pages.size() - 1));
-    std::replace_if(own, own + kPageSize, [&](int32_t p) { return !wanted(p); }, kEmpty);
+    std::replace_if(own, own + kPageSize, outside, kEmpty);
   }
   Settle(dst);
 }
@@ -209,14 +234,14 @@ void KvCache::CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) c
 
 void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayView cos_sin,
                     bool rope_interleaved) {
+  const HoldInterrupts whole;
   CheckShifted(seq, p0, p1, delta);
   Sequence& s = sequences_[seq];
+  const auto changes = [&](const int32_t* positions) { return AnyWithin(positions, p0, p1); };
+  RequirePages(s.pages, 1, changes);
   std::vector<int64_t> moved;
   for (size_t index = 0; index < s.pages.size(); ++index) {
-    const int32_t* positions = PositionsOf(s.pages[index]);
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    if (!changes(PositionsOf(s.pages[index]))) continue;
     const int32_t page = PrivatePage(s, index);
     for (int64_t i = 0; i < kPageSize; ++i) {
       if (!Within(PositionsOf(page)[i], p0, p1)) continue;
@@ -224,10 +249,11 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
       moved.push_back(page * kPageSize + i);
     }
   }
-  const ArrayView entries(moved.data(), kI64, {static_cast<int64_t>(moved.size())});
   if (moved.empty()) return;
-  for (const KvLayer& layer : layers_)
+  const ArrayView entries(moved.data(), kI64, {static_cast<int64_t>(moved.size())});
+  for (const KvLayer& layer : layers_) {
     kv_rotate_kernel(layer.k.device(), layer.k, entries, cos_sin, rope_interleaved);
+  }
   Settle(seq);
 }
 

@@ -30,7 +30,7 @@ class KvCache {
 
   int64_t n_ctx() const { return n_ctx_; }
   int64_t n_seq_max() const { return static_cast<int64_t>(sequences_.size()); }
-  int64_t free_pages() const { return static_cast<int64_t>(free_.size()); }
+  int64_t free_pages() const { return n_pages_ - n_taken_; }
   const std::vector<KvLayer>& layers() const { return layers_; }
   ArrayView page_positions() const;
   const std::vector<int32_t>& pages(int64_t seq) const { return sequences_[seq].pages; }
@@ -45,6 +45,9 @@ class KvCache {
   int64_t Append(int64_t seq, int32_t position);
   /// Takes back the last `n` appended entries of `seq`.
   void Truncate(int64_t seq, int64_t n);
+
+  // Each of these changes all or nothing: RuntimeError when a shared page must be copied and none
+  // is free.
 
   /// Empties entries with p0 <= position < p1.
   void Remove(int64_t seq, int32_t p0, int32_t p1);
@@ -74,10 +77,15 @@ class KvCache {
     int32_t last = -1;  // the largest position
   };
 
+  [[noreturn]] void ThrowFull() const;
   int32_t TakePage();
   void DropPage(int32_t page);
   /// The page at `index` of the table, copied first when another sequence holds it too.
   int32_t PrivatePage(Sequence& sequence, size_t index);
+  /// Throws, before anything changed, when the pages of `pages` that `changes` and that somebody
+  /// else holds too cannot all be copied.
+  template <typename Changes>
+  void RequirePages(const std::vector<int32_t>& pages, int32_t owners, Changes changes) const;
   /// Brings the table in order after entries changed: no empty page, `used` after the last entry,
   /// counts.
   void Settle(int64_t seq);
@@ -91,8 +99,11 @@ class KvCache {
   int64_t n_ctx_, n_pages_;
   Buffer data_, positions_;
   std::vector<KvLayer> layers_;
+  // Pages below owners_.size() have been used before; those beyond are fresh, their memory
+  // untouched.
   std::vector<int32_t> owners_;  // sequences that hold each page
-  std::vector<int32_t> free_;    // a stack, lowest page on top at first
+  std::vector<int32_t> free_;    // used before, held by nobody
+  int64_t n_taken_ = 0;
   std::vector<Sequence> sequences_;
 };
 

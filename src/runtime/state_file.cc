@@ -24,9 +24,10 @@ std::string Signature(const Model& model, DLDataType kv_dtype) {
   const ModelConfig& c = model.config();
   std::string text = c.architecture + "/" + c.name;
   for (int64_t n : {c.n_layers, c.n_embd, c.n_heads, c.n_kv_heads, c.head_dim, c.n_vocab, c.n_ff}) {
-    text += "/" + std::to_string(n);
+    text.append("/").append(std::to_string(n));
   }
-  return text + "/" + std::to_string(model.Fingerprint()) + "/" + DtypeName(kv_dtype);
+  text.append("/").append(std::to_string(model.Fingerprint()));
+  return text.append("/").append(DtypeName(kv_dtype));
 }
 
 class Writer {
@@ -186,12 +187,17 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
                                 << " entries do not fit n_ctx=" << n_ctx();
     }
   }
-  for (const SavedSequence& saved : sequences) {
-    cache_.Clear(saved.id);
-    for (size_t i = 0; i < saved.positions.size(); ++i) {
-      const int64_t slot = cache_.AppendAt(saved.id, saved.indices[i], saved.positions[i]);
-      cache_.WriteEntry(slot, saved.entries.data() + i * cache_.entry_bytes());
+  try {
+    for (const SavedSequence& saved : sequences) {
+      cache_.Clear(saved.id);
+      for (size_t i = 0; i < saved.positions.size(); ++i) {
+        const int64_t slot = cache_.AppendAt(saved.id, saved.indices[i], saved.positions[i]);
+        cache_.WriteEntry(slot, saved.entries.data() + i * cache_.entry_bytes());
+      }
     }
+  } catch (...) {  // the cache is full: no sequence is left half restored
+    for (const SavedSequence& saved : sequences) cache_.Clear(saved.id);
+    throw;
   }
   logits_.reset();
 }
