@@ -32,8 +32,9 @@ ffi::Tuple<ffi::Array<int64_t>, ffi::Array<double>> Probabilities(const SamplerR
 /// Samples row `index` of the context's logits and accepts the token.
 int64_t Sample(const SamplerRef& self, const ContextRef& context, int64_t index) {
   const auto held = context->context.Get();
+  const ffi::Tensor logits = held->logits();
   const int32_t token =
-      self->sampler->Sample(held->LogitsRow(index).first(held->model().vocab()->size()));
+      self->sampler->Sample(LogitsRow(logits, index).first(held->model().vocab()->size()));
   self->sampler->Accept(token);
   return token;
 }

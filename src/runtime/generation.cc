@@ -41,7 +41,8 @@ int32_t Generation::NextToken() {
   pending_.clear();  // if sampling throws, the next call samples again
   // The embedding may have more rows than the vocabulary has tokens: those mean nothing.
   const Model& model = context_->model();
-  const int32_t token = sampler_->Sample(context_->LogitsRow(-1).first(model.vocab()->size()));
+  const ffi::Tensor logits = context_->logits();
+  const int32_t token = sampler_->Sample(LogitsRow(logits, -1).first(model.vocab()->size()));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (tokens_.empty()) {
@@ -75,15 +76,6 @@ std::string Generation::Step() {
   return text;
 }
 
-std::optional<std::string> Generation::Next() {
-  const ExclusiveUse exclusive(in_use_, "Generation");
-  while (finish_reason_ == FinishReason::kNotFinished) {
-    std::string text = Step();
-    if (!text.empty()) return text;
-  }
-  return std::nullopt;
-}
-
 std::vector<int32_t> Generation::tokens() const {
   const ExclusiveUse exclusive(in_use_, "Generation");
   return tokens_;
@@ -97,6 +89,15 @@ FinishReason Generation::finish_reason() const {
 GenerationTimings Generation::timings() const {
   const ExclusiveUse exclusive(in_use_, "Generation");
   return timings_;
+}
+
+std::optional<std::string> Generation::Next() {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  while (finish_reason_ == FinishReason::kNotFinished) {
+    std::string text = Step();
+    if (!text.empty()) return text;
+  }
+  return std::nullopt;
 }
 
 }  // namespace mlf
