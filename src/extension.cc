@@ -114,16 +114,23 @@ int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_
   std::vector<std::exception_ptr> errors(n_threads);
   std::vector<std::thread> threads;
   threads.reserve(n_threads);
-  for (int64_t t = 0; t < n_threads; ++t) {
-    threads.emplace_back([&, t] {
+  std::exception_ptr not_started;
+  for (int64_t t = 0; t < n_threads && !not_started; ++t) {
+    const auto run = [&, t] {
       try {
         for (int64_t i = 0; i < n_calls; ++i) sums[t] += callback(t, i).cast<int64_t>();
       } catch (...) {
         errors[t] = std::current_exception();
       }
-    });
+    };
+    try {
+      threads.emplace_back(run);
+    } catch (...) {  // the system has no thread left: those that run must be joined all the same
+      not_started = std::current_exception();
+    }
   }
   for (std::thread& thread : threads) thread.join();
+  if (not_started) std::rethrow_exception(not_started);
   int64_t total = 0;
   for (int64_t t = 0; t < n_threads; ++t) {
     if (errors[t]) std::rethrow_exception(errors[t]);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -40,6 +41,13 @@ def differences(before: dict, after: dict) -> list[str]:
 def test_nothing_changed_unsaid(now, section):
     changed = differences(GOLDEN[section], now[section])
     assert not changed, "\n".join([HOW, *changed])
+
+
+def test_the_changelog_names_the_list():
+    text = json.dumps(GOLDEN, sort_keys=True, ensure_ascii=False)
+    named = f"ABI {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8")
+    assert named in changelog, f"say in CHANGELOG.md what changed in abi.json, and name {named}"
 
 
 def test_the_list_holds_the_walk_through():

@@ -18,6 +18,8 @@ def as_number(name: str, value: Any) -> float:
 
 def as_count(name: str, value: Any) -> int:
     """Returns ``value`` as a 64-bit integer; TypeError or OverflowError naming the argument."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is bool, expected an integer")
     try:
         count = operator.index(value)
     except TypeError:

@@ -125,7 +125,11 @@ class Context:
         self._handle.clear()
 
     def save_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
-        """Writes positions, keys and values of one sequence, or of all, to a file."""
+        """Writes positions, keys and values of one sequence, or of all, to a file.
+
+        Raises:
+            OSError: The file cannot be written, or is no regular file.
+        """
         self._handle.save_state(os.fspath(path), seq)
 
     def load_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
@@ -133,8 +137,9 @@ class Context:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is not a state of this model and ``kv_dtype``, or does not fit. The
-                context is unchanged.
+            ValueError: It is not a state of this model and ``kv_dtype``, or does not fit.
+            RuntimeError: Too few pages are free. Sequences that shared memory when they were saved
+                do not when they are loaded. Either way the context is unchanged.
         """
         self._handle.load_state(os.fspath(path), seq)
 

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count
+from .checks import as_count, as_number
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -108,12 +108,14 @@ class Model:
     ) -> None:
         if device != "cpu":
             raise NotImplementedError(f"device is {device!r}: models run on 'cpu' in this version")
-        if n_threads is not None and n_threads < 1:
+        if n_threads is not None and as_count("n_threads", n_threads) < 1:
             raise ValueError(f"n_threads is {n_threads}, expected a count >= 1 or None")
         file, threads = os.fspath(path), n_threads or 0
 
         def load(callback: Any) -> Any:
-            return _ffi_api.Model.load(file, threads, repack, mmap, mlock, callback)
+            return _ffi_api.Model.load(
+                file, threads, bool(repack), bool(mmap), bool(mlock), callback
+            )
 
         self._handle = load(None) if progress is None else call_relaying(load, progress)
 
@@ -156,10 +158,15 @@ class Model:
         Raises:
             ValueError: An argument is out of its range.
         """
+        if n_ctx is not None and as_count("n_ctx", n_ctx) < 1:
+            raise ValueError(f"n_ctx is {n_ctx}, expected a count >= 1 or None")
         rope = {"rope_freq_base": rope_freq_base, "rope_freq_scale": rope_freq_scale}
-        for name, value in {"n_ctx": n_ctx, **rope}.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
+        for name, value in rope.items():
+            if value is not None and not 0 < as_number(name, value) < math.inf:
                 raise ValueError(f"{name} is {value}, expected a finite number > 0 or None")
+        n_seq_max, n_batch = as_count("n_seq_max", n_seq_max), as_count("n_batch", n_batch)
+        if not isinstance(kv_dtype, str):
+            raise TypeError(f"kv_dtype is {type(kv_dtype).__name__}, expected 'f16' or 'f32'")
         base, scale = rope_freq_base or 0.0, rope_freq_scale or 0.0  # 0: the model's
         handle = self._handle.context(n_ctx or 0, n_seq_max, n_batch, kv_dtype, base, scale)
         return Context(handle)
@@ -265,7 +272,7 @@ class Model:
         return pieces if stream else pieces.finish()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if not isinstance(prompt, (str, Iterable)):
+        if isinstance(prompt, (bytes, bytearray, Mapping, set)) or not isinstance(prompt, Iterable):
             raise TypeError(f"prompt is {type(prompt).__name__}, expected text or token ids")
         if not isinstance(prompt, str):
             return [as_count("prompt token", token) for token in prompt]

@@ -154,7 +154,7 @@ class Sampler:
 
         Raises:
             IndexError: The last decode gave no such row.
-            RuntimeError: No token is left with a logit above -inf.
+            ValueError: No token is left with a logit above -inf.
         """
         return int(self._handle.sample(ctx._handle, index))
 

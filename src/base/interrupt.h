@@ -1,7 +1,9 @@
 // Ctrl-C in long native work.
 #pragma once
+#include <sys/syscall.h>
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/tvm_ffi.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstddef>
@@ -23,7 +25,10 @@ class HoldInterrupts {
 /// waiting; does nothing where no Python is running or off the main thread. Takes the GIL: callers
 /// in a loop use InterruptPoller.
 inline void PollInterrupt() {
-  if (HoldInterrupts::held == 0 && TVMFFIEnvCheckSignals() != 0)
+  // Python handles signals on the main thread only. The others must not even ask: a daemon thread
+  // that wants the GIL while the interpreter ends is ended there, in the middle of our frames.
+  const bool main_thread = syscall(SYS_gettid) == getpid();
+  if (main_thread && HoldInterrupts::held == 0 && TVMFFIEnvCheckSignals() != 0)
     throw tvm::ffi::EnvErrorAlreadySet();
 }
 

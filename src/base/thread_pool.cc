@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "base/interrupt.h"
@@ -74,7 +75,11 @@ struct Job {
 class ThreadPool {
  public:
   explicit ThreadPool(int workers) {
-    for (int i = 0; i < workers; ++i) std::thread(&ThreadPool::Loop, this).detach();
+    try {
+      for (int i = 0; i < workers; ++i) std::thread(&ThreadPool::Loop, this).detach();
+    } catch (const std::system_error&) {
+      // No more threads to be had: those that started, and callers themselves, do the work.
+    }
   }
 
   /// False, without running anything, when another caller holds the pool.

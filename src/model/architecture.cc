@@ -5,6 +5,8 @@
 
 #include <map>
 
+#include "base/quote.h"
+
 namespace mlf {
 namespace {
 
@@ -25,7 +27,7 @@ BuildNetwork FindArchitecture(const std::string& name) {
   std::string known;
   for (const auto& entry : Registry()) known += (known.empty() ? "" : ", ") + entry.first;
   TVM_FFI_THROW(NotImplementedError)
-      << "architecture \"" << name << "\" is not supported, expected one of " << known;
+      << "architecture " << Quoted(name) << " is not supported, expected one of " << known;
 }
 
 }  // namespace mlf

@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "base/quote.h"
+
 namespace mlf {
 namespace {
 
@@ -105,6 +107,7 @@ ModelConfig ReadConfig(const Gguf& file, int64_t n_vocab) {
   ModelConfig c;
   c.architecture = keys.architecture();
   c.name = std::string(file.String("general.name").value_or(""));
+  if (!IsUtf8(c.name)) c.name = Quoted(c.name);
   c.n_layers = keys.Count("block_count", kMaxLayers);
   c.n_embd = keys.Count("embedding_length", kMaxDim);
   c.n_ff = keys.Count("feed_forward_length", kMaxDim);

@@ -6,6 +6,7 @@
 // position, and its keys and values over all layers.
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -33,12 +34,28 @@ std::string Signature(const Model& model, DLDataType kv_dtype) {
   return text.append("/").append(DtypeName(kv_dtype));
 }
 
+/// Writes beside the target and takes its place when all is written; leaves nothing behind before.
 class Writer {
  public:
-  explicit Writer(const std::string& path)
-      : path_(path), out_(path, std::ios::binary | std::ios::trunc) {
+  explicit Writer(const std::string& path) : path_(path), part_(path + ".part") {
+    if (path.find('\0') != std::string::npos) {
+      TVM_FFI_THROW(ValueError) << "save_state: path " << QuotedPath(path)
+                                << " contains a null byte";
+    }
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+      TVM_FFI_THROW(OSError) << "save_state: " << QuotedPath(path) << " is not a regular file";
+    }
+    out_.open(part_, std::ios::binary | std::ios::trunc);
     Check();
   }
+  ~Writer() {
+    if (!done_ && out_.is_open()) std::remove(part_.c_str());
+  }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
   void Bytes(const void* data, size_t n) {
     out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(n));
     Check();
@@ -47,17 +64,22 @@ class Writer {
   void Value(T value) {
     Bytes(&value, sizeof value);
   }
-  void Close() {
-    out_.close();
+  void Finish() {
+    out_.flush();
     Check();
+    if (std::rename(part_.c_str(), path_.c_str()) != 0) {
+      ThrowErrno(errno, path_, "write the state file");
+    }
+    done_ = true;
   }
 
  private:
   void Check() {
-    if (!out_) ThrowErrno(errno, path_, "write the state file");
+    if (!out_) ThrowErrno(errno, part_, "write the state file");
   }
-  std::string path_;
+  std::string path_, part_;
   std::ofstream out_;
+  bool done_ = false;
 };
 
 class Reader {
@@ -156,8 +178,8 @@ std::vector<SavedSequence> ReadState(const std::string& path, const std::string&
 void Context::SaveState(const std::string& path, std::optional<int64_t> seq) const {
   const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
-  const std::string part = path + ".part", signature = Signature(*model_, options_.kv_dtype);
-  Writer out(part);
+  const std::string signature = Signature(*model_, options_.kv_dtype);
+  Writer out(path);
   out.Bytes(kMagic, sizeof kMagic);
   out.Value(kVersion);
   out.Value(static_cast<uint32_t>(signature.size()));
@@ -176,11 +198,7 @@ void Context::SaveState(const std::string& path, std::optional<int64_t> seq) con
       out.Bytes(entry.data(), entry.size());
     }
   }
-  out.Close();
-  std::error_code error;
-  std::filesystem::rename(part, path, error);
-  if (error)
-    TVM_FFI_THROW(OSError) << "save_state: cannot write " << path << ": " << error.message();
+  out.Finish();
 }
 
 void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {

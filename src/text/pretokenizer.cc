@@ -7,6 +7,8 @@
 #include <array>
 #include <string>
 
+#include "base/quote.h"
+
 namespace mlf {
 namespace {
 
@@ -62,7 +64,7 @@ const PreTokenizer& FindPreTokenizer(std::string_view name) {
     known.append(known.empty() ? "" : ", ").append(p.name);
   }
   TVM_FFI_THROW(NotImplementedError)
-      << "tokenizer.ggml.pre \"" << name << "\" is not supported, expected one of " << known;
+      << "tokenizer.ggml.pre " << Quoted(name) << " is not supported, expected one of " << known;
 }
 
 std::string_view WordSplitter::Next() {

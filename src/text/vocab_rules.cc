@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "base/interrupt.h"
+#include "base/quote.h"
 #include "text/spm.h"
 
 namespace mlf {
@@ -50,8 +51,8 @@ constexpr std::array<std::string_view, 26> kEogTexts = {
 
 void CheckModel(const VocabSpec& spec) {
   if (spec.model == "llama" || spec.model == "gpt2") return;
-  TVM_FFI_THROW(NotImplementedError) << "tokenizer.ggml.model \"" << spec.model
-                                     << "\" is not supported, expected one of llama (SPM), gpt2 "
+  TVM_FFI_THROW(NotImplementedError) << "tokenizer.ggml.model " << Quoted(spec.model)
+                                     << " is not supported, expected one of llama (SPM), gpt2 "
                                         "(byte-level BPE)";
 }
 

@@ -5,6 +5,7 @@ docs/abi.md says what a change of this list means.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -75,9 +76,16 @@ def collect() -> dict[str, Any]:
     return {"functions": functions(), "exports": exports(path), "objects": objects()}
 
 
+def digest(listed: dict[str, Any]) -> str:
+    """What CHANGELOG.md must name, so that no change of the list goes without a word there."""
+    text = json.dumps(listed, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def main(argv: list[str]) -> int:
     """Writes or prints the list."""
-    text = json.dumps(collect(), indent=1, ensure_ascii=False) + "\n"
+    listed = collect()
+    text = json.dumps(listed, indent=1, ensure_ascii=False) + "\n"
     if argv == ["--print"]:
         sys.stdout.write(text)
         return 0
@@ -85,7 +93,8 @@ def main(argv: list[str]) -> int:
         print("usage: python tests/golden/update.py [--print]", file=sys.stderr)
         return 2
     GOLDEN.write_text(text, "utf-8")
-    print(f"wrote {GOLDEN}; say in CHANGELOG.md what changed and why")
+    print(f"wrote {GOLDEN}; say in CHANGELOG.md what changed and why, and name there")
+    print(f"ABI {digest(listed)}")
     return 0
 
 
