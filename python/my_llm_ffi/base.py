@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import platform
 import sys
@@ -105,3 +106,6 @@ def _load_library() -> Module:
 
 _register_errors()
 LIB = _load_library()
+
+# Threads that are inside a native call when Python exits come back before the interpreter is gone.
+atexit.register(tvm_ffi.get_global_func("my_llm_ffi.begin_exit"))

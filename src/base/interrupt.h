@@ -1,10 +1,5 @@
-// Ctrl-C in long native work.
+// Ctrl-C and the end of the interpreter in long native work. Counterpart: interrupt.cc.
 #pragma once
-#include <sys/syscall.h>
-#include <tvm/ffi/extra/c_env_api.h>
-#include <tvm/ffi/tvm_ffi.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <cstddef>
 
@@ -21,16 +16,26 @@ class HoldInterrupts {
   static inline thread_local int held = 0;
 };
 
+/// Work of other threads than the main one ends as soon as it polls. Registered as
+/// my_llm_ffi.begin_exit and called when Python begins to exit. Returns when there has been no
+/// LongCall for a while, after a second at most, and at once where only the main thread ever made
+/// one. Without it a daemon thread would come back from its call into an interpreter that is gone,
+/// which ends the thread inside tvm-ffi's frames and with it the process.
+void BeginExit();
+
+/// One that lives marks a call which BeginExit waits for. RuntimeError once the exit began.
+class LongCall {
+ public:
+  LongCall();
+  ~LongCall();
+  LongCall(const LongCall&) = delete;
+  LongCall& operator=(const LongCall&) = delete;
+};
+
 /// Throws what makes Python raise its pending exception (KeyboardInterrupt) when a signal is
-/// waiting; does nothing where no Python is running or off the main thread. Takes the GIL: callers
-/// in a loop use InterruptPoller.
-inline void PollInterrupt() {
-  // Python handles signals on the main thread only. The others must not even ask: a daemon thread
-  // that wants the GIL while the interpreter ends is ended there, in the middle of our frames.
-  const bool main_thread = syscall(SYS_gettid) == getpid();
-  if (main_thread && HoldInterrupts::held == 0 && TVMFFIEnvCheckSignals() != 0)
-    throw tvm::ffi::EnvErrorAlreadySet();
-}
+/// waiting on the main thread, and RuntimeError on another one once Python exits. Takes the GIL on
+/// the main thread: callers in a loop use InterruptPoller.
+void PollInterrupt();
 
 /// PollInterrupt at most every 10 ms; cheap enough for every few microseconds of work.
 class InterruptPoller {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/interrupt.h"
 #include "base/thread_pool.h"
 #include "model/load_vocab.h"
 
@@ -62,6 +63,7 @@ uint64_t Model::Fingerprint() const {
 }
 
 std::shared_ptr<const Model> Model::Load(const std::string& path, const ModelOptions& options) {
+  const LongCall call;
   auto model = std::shared_ptr<Model>(new Model);
   const ThreadLimit limit(options.n_threads);
   model->n_threads_ = options.n_threads;

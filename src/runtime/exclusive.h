@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "base/interrupt.h"
+
 namespace mlf {
 
 /// Held for one call. A second call at the same time throws instead of corrupting what the first
@@ -20,6 +22,7 @@ class ExclusiveUse {
   ExclusiveUse& operator=(const ExclusiveUse&) = delete;
 
  private:
+  LongCall call_;
   std::atomic_flag& in_use_;
 };
 

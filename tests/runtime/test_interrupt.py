@@ -1,4 +1,4 @@
-"""Ctrl-C while native code works: KeyboardInterrupt comes soon and everything stays usable."""
+"""Ctrl-C and the end of Python while native code works."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from reference.gguf_files import TinySpec
 
 ATTEMPTS = 7
 LIMIT_S = 0.1
@@ -29,3 +31,25 @@ def test_ctrl_c(slow_file: Path, what: str) -> None:
     assert len(latencies) >= (2 if what.startswith("load") else 4), report
     assert statistics.median(latencies) < LIMIT_S + SLACK_S, report
     assert max(latencies) < WORST_S, report
+
+
+DAEMON = """
+import sys, threading, time
+import my_llm_ffi as llm
+model = llm.Model(sys.argv[1])
+def work():
+    while True:
+        for _ in model.stream([1, 2, 3], max_new_tokens=60, n_ctx=64):
+            pass
+thread = threading.Thread(target=work, daemon=True)
+threading.excepthook = lambda args: None
+thread.start()
+time.sleep(0.2)
+"""
+
+
+def test_exit_while_a_daemon_thread_generates(tiny_file: Callable[[TinySpec], Path]) -> None:
+    command = [sys.executable, "-c", DAEMON, str(tiny_file(TinySpec()))]
+    for _ in range(5):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
