@@ -79,11 +79,24 @@ std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
   return range;
 }
 
-int32_t KvCache::TakePage() {
-  if (free_.empty()) {
-    TVM_FFI_THROW(RuntimeError) << "the KV cache is full: all " << n_pages_ << " pages of "
-                                << kPageSize << " entries are in use (n_ctx=" << n_ctx_ << ")";
+void KvCache::CheckRoom(int64_t pages, int64_t free) const {
+  if (pages <= free) return;
+  TVM_FFI_THROW(RuntimeError) << "the KV cache is full: " << pages << " more pages of " << kPageSize
+                              << " entries are needed, " << free << " of " << n_pages_
+                              << " are free (n_ctx=" << n_ctx_ << ")";
+}
+
+int64_t KvCache::FreePagesWithout(const std::vector<int64_t>& sequences) const {
+  std::vector<int32_t> owners = owners_;
+  int64_t freed = 0;
+  for (int64_t seq : sequences) {
+    for (int32_t page : sequences_[seq].pages) freed += --owners[page] == 0 ? 1 : 0;
   }
+  return free_pages() + freed;
+}
+
+int32_t KvCache::TakePage() {
+  CheckRoom(1, free_pages());
   const int32_t page = free_.back();
   free_.pop_back();
   owners_[page] = 1;
@@ -155,13 +168,31 @@ void KvCache::Settle(int64_t seq) {
   for (const CacheEntry& entry : entries) s.last = std::max(s.last, entry.position);
 }
 
+KvCache::Overlap KvCache::OverlapOf(int32_t page, int32_t p0, int32_t p1) const {
+  const int32_t* positions = PositionsOf(page);
+  const auto held = kPageSize - std::count(positions, positions + kPageSize, kEmpty);
+  const auto within =
+      std::count_if(positions, positions + kPageSize, [&](int32_t p) { return Within(p, p0, p1); });
+  return within == 0 ? Overlap::kNone : within < held ? Overlap::kPart : Overlap::kAll;
+}
+
 void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
   Sequence& s = sequences_[seq];
+  int64_t copies = 0, freed = 0;
+  for (int32_t page : s.pages) {
+    const Overlap overlap = OverlapOf(page, p0, p1);
+    if (overlap == Overlap::kPart && owners_[page] > 1) ++copies;
+    if (overlap == Overlap::kAll && owners_[page] == 1) ++freed;
+  }
+  CheckRoom(copies, free_pages() + freed);
+  // Whole pages first: they make room, and one that others share is only left, not copied.
+  std::erase_if(s.pages, [&](int32_t page) {
+    const bool all = OverlapOf(page, p0, p1) == Overlap::kAll;
+    if (all) DropPage(page);
+    return all;
+  });
   for (size_t index = 0; index < s.pages.size(); ++index) {
-    const int32_t* positions = PositionsOf(s.pages[index]);
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    if (OverlapOf(s.pages[index], p0, p1) == Overlap::kNone) continue;
     int32_t* own = PositionsOf(PrivatePage(s, index));
     std::replace_if(own, own + kPageSize, [&](int32_t p) { return Within(p, p0, p1); }, kEmpty);
   }
@@ -176,17 +207,17 @@ void KvCache::Clear(int64_t seq) {
 void KvCache::Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1) {
   const std::vector<int32_t> source = sequences_[src].pages;
   Sequence& d = sequences_[dst];
+  CheckRoom(std::count_if(source.begin(), source.end(),
+                          [&](int32_t page) { return OverlapOf(page, p0, p1) == Overlap::kPart; }),
+            free_pages());
   for (int32_t page : source) {
-    const int32_t* positions = PositionsOf(page);
-    const auto wanted = [&](int32_t p) { return p == kEmpty || Within(p, p0, p1); };
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    const Overlap overlap = OverlapOf(page, p0, p1);
+    if (overlap == Overlap::kNone) continue;
     d.pages.push_back(page);
     ++owners_[page];
-    if (std::all_of(positions, positions + kPageSize, wanted)) continue;
+    if (overlap == Overlap::kAll) continue;
     int32_t* own = PositionsOf(PrivatePage(d, d.pages.size() - 1));
-    std::replace_if(own, own + kPageSize, [&](int32_t p) { return !wanted(p); }, kEmpty);
+    std::replace_if(own, own + kPageSize, [&](int32_t p) { return !Within(p, p0, p1); }, kEmpty);
   }
   Settle(dst);
 }
@@ -196,7 +227,7 @@ void KvCache::CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) c
   for (const CacheEntry& entry : Entries(seq)) {
     const int32_t position = entry.position;
     const int64_t moved = int64_t{position} + (Within(position, p0, p1) ? delta : 0);
-    if (moved < 0 || moved > INT32_MAX) {
+    if (moved < 0 || moved >= INT32_MAX) {
       TVM_FFI_THROW(ValueError) << "seq_shift: delta " << delta << " moves position " << position
                                 << " to " << moved;
     }
@@ -211,12 +242,14 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
                     bool rope_interleaved) {
   CheckShifted(seq, p0, p1, delta);
   Sequence& s = sequences_[seq];
+  CheckRoom(std::count_if(s.pages.begin(), s.pages.end(),
+                          [&](int32_t page) {
+                            return owners_[page] > 1 && OverlapOf(page, p0, p1) != Overlap::kNone;
+                          }),
+            free_pages());
   std::vector<int64_t> moved;
   for (size_t index = 0; index < s.pages.size(); ++index) {
-    const int32_t* positions = PositionsOf(s.pages[index]);
-    if (std::none_of(positions, positions + kPageSize,
-                     [&](int32_t p) { return Within(p, p0, p1); }))
-      continue;
+    if (OverlapOf(s.pages[index], p0, p1) == Overlap::kNone) continue;
     const int32_t page = PrivatePage(s, index);
     for (int64_t i = 0; i < kPageSize; ++i) {
       if (!Within(PositionsOf(page)[i], p0, p1)) continue;

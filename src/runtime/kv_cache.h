@@ -46,6 +46,9 @@ class KvCache {
   /// Takes back the last `n` appended entries of `seq`.
   void Truncate(int64_t seq, int64_t n);
 
+  // These throw RuntimeError when there are too few free pages for the copies of shared ones that
+  // they need, and then nothing has changed.
+
   /// Empties entries with p0 <= position < p1.
   void Remove(int64_t seq, int32_t p0, int32_t p1);
   /// Lets dst hold the entries of src with p0 <= position < p1, after its own; whole pages are
@@ -56,6 +59,11 @@ class KvCache {
   void Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayView cos_sin,
              bool rope_interleaved);
   void Clear(int64_t seq);
+
+  /// What would be free after Clear of all `sequences`.
+  int64_t FreePagesWithout(const std::vector<int64_t>& sequences) const;
+  /// RuntimeError "the KV cache is full" when `pages` are more than `free`.
+  void CheckRoom(int64_t pages, int64_t free) const;
 
   /// Bytes of one entry over all layers, and raw copies of it, for saved states.
   int64_t entry_bytes() const;
@@ -74,6 +82,10 @@ class KvCache {
     int32_t last = -1;  // the largest position
   };
 
+  /// How many of a page's entries have positions in a range.
+  enum class Overlap { kNone, kPart, kAll };
+
+  Overlap OverlapOf(int32_t page, int32_t p0, int32_t p1) const;
   int32_t TakePage();
   void DropPage(int32_t page);
   /// The page at `index` of the table, copied first when another sequence holds it too.
