@@ -46,6 +46,11 @@ double Sum(const std::vector<double>& values) {
   return sum;
 }
 
+/// Drops −inf, and the NaN that infinities make of each other: neither has a place in an order.
+void DropImpossible(Candidates& c) {
+  std::erase_if(c.items, [](const Candidate& item) { return !(item.logit > kMinusInf); });
+}
+
 /// Sorts the best n to the front and drops the others.
 void KeepBest(Candidates& c, size_t n) {
   if (!c.sorted && n < c.items.size()) {
@@ -71,6 +76,7 @@ void Apply(const PenaltiesStage& stage, Candidates& c, const std::vector<int32_t
         item.logit > 0 ? item.logit / stage.repetition : item.logit * stage.repetition;
     item.logit = static_cast<float>(logit - found->second * stage.frequency - stage.presence);
   }
+  DropImpossible(c);
   c.sorted = false;
 }
 
@@ -80,13 +86,18 @@ void Apply(const LogitBiasStage& stage, Candidates& c, const std::vector<int32_t
     const auto found = bias.find(item.id);
     if (found != bias.end()) item.logit = static_cast<float>(item.logit + found->second);
   }
-  std::erase_if(c.items, [](const Candidate& item) { return item.logit == kMinusInf; });
+  DropImpossible(c);
   c.sorted = false;
 }
 
 void Apply(const TemperatureStage& stage, Candidates& c, const std::vector<int32_t>&) {
   if (stage.temperature == 0) return KeepBest(c, 1);
-  for (Candidate& item : c.items) item.logit = static_cast<float>(item.logit / stage.temperature);
+  // Differences to the best: with a temperature near 0, quotients would all become infinite.
+  const float max = MaxLogit(c);
+  for (Candidate& item : c.items) {
+    const double below = item.logit == max ? 0 : static_cast<double>(item.logit) - max;
+    item.logit = static_cast<float>(below / stage.temperature);
+  }
 }
 
 void Apply(const TopKStage& stage, Candidates& c, const std::vector<int32_t>&) {
@@ -199,6 +210,7 @@ void Candidates::Sort() {
 }
 
 void Sampler::Add(SamplerStage stage) {
+  const ExclusiveUse exclusive(in_use_, "Sampler");
   std::visit([](const auto& s) { Validate(s); }, stage);
   if (const auto* draw = std::get_if<DrawStage>(&stage))
     seed_ = draw->seed ? *draw->seed : FreshSeed();
