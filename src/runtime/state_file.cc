@@ -4,12 +4,14 @@
 // must be equal for the keys and values to mean the same), u32 sequences; per sequence u32 id, u32
 // entries, then per entry u32 index in the table (so that sums run in the same order again), i32
 // position, and its keys and values over all layers.
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "base/os_error.h"
+#include "base/quote.h"
 #include "kernels/attention.h"
 #include "runtime/context.h"
 #include "runtime/exclusive.h"
@@ -19,6 +21,7 @@ namespace {
 
 constexpr char kMagic[8] = {'M', 'L', 'F', 'S', 'T', 'A', 'T', 'E'};
 constexpr uint32_t kVersion = 1;
+constexpr size_t kShownBytes = 200;  // of a signature, in messages
 
 std::string Signature(const Model& model, DLDataType kv_dtype) {
   const ModelConfig& c = model.config();
@@ -92,6 +95,13 @@ struct SavedSequence {
   std::vector<uint8_t> entries;
 };
 
+/// Positions rise along the table unless a shift has moved some over others; they are never equal.
+bool ArePositions(std::vector<int32_t> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() || (values.front() >= 0 && values.back() < INT32_MAX &&
+                            std::adjacent_find(values.begin(), values.end()) == values.end());
+}
+
 SavedSequence ReadSequence(Reader& in, const std::string& path, int64_t entry_bytes) {
   SavedSequence saved{in.Value<uint32_t>(), {}, {}, {}};
   const uint64_t count = in.Value<uint32_t>();
@@ -100,16 +110,19 @@ SavedSequence ReadSequence(Reader& in, const std::string& path, int64_t entry_by
   }
   saved.entries.resize(count * entry_bytes);
   for (uint64_t i = 0; i < count; ++i) {
-    const uint32_t index = in.Value<uint32_t>(), before = i > 0 ? saved.indices.back() : 0;
-    const int32_t position = in.Value<int32_t>(), last = i > 0 ? saved.positions.back() : -1;
-    // Every page of the table holds an entry, and positions rise along it.
-    const bool in_order = i == 0 || index > before;
-    if (!in_order || index / kPageSize > before / kPageSize + 1 || position <= last) {
+    const int64_t index = in.Value<uint32_t>(), before = i > 0 ? int64_t{saved.indices.back()} : -1;
+    const int64_t page = i > 0 ? before / kPageSize : -1;
+    // Every page of the table holds an entry.
+    if (index <= before || index / kPageSize > page + 1) {
       TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds entries out of order";
     }
-    saved.indices.push_back(index);
-    saved.positions.push_back(position);
+    saved.indices.push_back(static_cast<uint32_t>(index));
+    saved.positions.push_back(in.Value<int32_t>());
     in.Bytes(saved.entries.data() + i * entry_bytes, entry_bytes);
+  }
+  if (!ArePositions(saved.positions)) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path
+                              << " holds positions that are out of range or there twice";
   }
   return saved;
 }
@@ -127,8 +140,9 @@ std::vector<SavedSequence> ReadState(const std::string& path, const std::string&
   std::string found(std::min<uint64_t>(length, in.left()), '\0');
   in.Bytes(found.data(), found.size());
   if (found != signature) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " was saved by \"" << found
-                              << "\", this context is \"" << signature << "\"";
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " was saved by "
+                              << Quoted(found, kShownBytes) << ", this context is "
+                              << Quoted(signature, kShownBytes);
   }
   std::vector<SavedSequence> sequences;
   for (uint32_t n = in.Value<uint32_t>(); n > 0; --n)
@@ -178,16 +192,25 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
     TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << sequences.size()
                               << " sequences, expected one";
   }
+  std::vector<int64_t> ids;
+  int64_t pages = 0;
   for (SavedSequence& saved : sequences) {
     if (seq) saved.id = *seq;
     CheckSequence(saved.id);
+    if (std::find(ids.begin(), ids.end(), saved.id) != ids.end()) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds sequence " << saved.id
+                                << " twice";
+    }
+    ids.push_back(saved.id);
+    if (!saved.indices.empty()) pages += saved.indices.back() / kPageSize + 1;
     if (static_cast<int64_t>(saved.positions.size()) > n_ctx()) {
       TVM_FFI_THROW(ValueError) << "load_state: " << saved.positions.size()
                                 << " entries do not fit n_ctx=" << n_ctx();
     }
   }
+  cache_.CheckRoom(pages, cache_.FreePagesWithout(ids));
+  for (const int64_t id : ids) cache_.Clear(id);
   for (const SavedSequence& saved : sequences) {
-    cache_.Clear(saved.id);
     for (size_t i = 0; i < saved.positions.size(); ++i) {
       const int64_t slot = cache_.AppendAt(saved.id, saved.indices[i], saved.positions[i]);
       cache_.WriteEntry(slot, saved.entries.data() + i * cache_.entry_bytes());
