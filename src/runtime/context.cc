@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 
 #include "base/thread_pool.h"
 #include "kernels/rope.h"
@@ -24,6 +25,13 @@ ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
   check("n_ctx", options.n_ctx, kMaxContext);
   check("n_seq_max", options.n_seq_max, kMaxSequences);
   check("n_batch", options.n_batch, kMaxBatch);
+  const auto check_rope = [](const char* name, double value) {
+    if (std::isfinite(value) && value >= 0) return;
+    TVM_FFI_THROW(ValueError) << "context: " << name << " is " << value
+                              << ", expected a number > 0, or 0 for the model's";
+  };
+  check_rope("rope_freq_base", options.rope_freq_base);
+  check_rope("rope_freq_scale", options.rope_freq_scale);
   return options;
 }
 
@@ -274,6 +282,11 @@ void Context::Copy(int64_t src, int64_t dst, int64_t p0, std::optional<int64_t> 
     TVM_FFI_THROW(ValueError) << "seq_copy: position " << first << " of sequence " << src
                               << " is not after " << cache_.last_position(dst)
                               << ", the last of sequence " << dst;
+  }
+  if (cache_.count(dst) + count > n_ctx()) {
+    TVM_FFI_THROW(ValueError) << "seq_copy: sequence " << dst << " would hold "
+                              << cache_.count(dst) + count
+                              << " tokens, more than n_ctx=" << n_ctx();
   }
   cache_.Copy(src, dst, begin, end);
 }
