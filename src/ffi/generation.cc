@@ -32,8 +32,9 @@ ffi::Tuple<ffi::Array<int64_t>, ffi::Array<double>> Probabilities(const SamplerR
 /// Samples row `index` of the context's logits and accepts the token.
 int64_t Sample(const SamplerRef& self, const ContextRef& context, int64_t index) {
   const auto held = context->context.Get();
+  const ffi::Tensor logits = held->logits();
   const int32_t token =
-      self->sampler->Sample(held->LogitsRow(index).first(held->model().vocab()->size()));
+      self->sampler->Sample(LogitsRow(logits, index).first(held->model().vocab()->size()));
   self->sampler->Accept(token);
   return token;
 }
@@ -93,7 +94,7 @@ GenerationRef NewGeneration(const ContextRef& context, const SamplerRef& sampler
 }
 
 ffi::Map<ffi::String, ffi::Any> Timings(const GenerationRef& self) {
-  const GenerationTimings& t = self->generation->timings();
+  const GenerationTimings t = self->generation->timings();
   return {{"prompt_tokens", t.prompt_tokens},
           {"prompt_seconds", t.prompt_seconds},
           {"generated_tokens", t.generated_tokens},
@@ -113,7 +114,7 @@ void RegisterGeneration() {
           "The next piece of text, None at the end")
       .def("tokens",
            [](const GenerationRef& self) {
-             const std::vector<int32_t>& ids = self->generation->tokens();
+             const std::vector<int32_t> ids = self->generation->tokens();
              return ffi::Shape(ids.begin(), ids.end());
            })
       .def("finish_reason",

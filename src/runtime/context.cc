@@ -226,7 +226,7 @@ void Context::AllocateLogits(int64_t rows) {
                                      DLDevice{kDLCPU, 0});
 }
 
-const ffi::Tensor& Context::logits() const {
+ffi::Tensor Context::logits() const {
   const ExclusiveUse exclusive = Use();
   if (!logits_)
     TVM_FFI_THROW(RuntimeError)
@@ -234,14 +234,15 @@ const ffi::Tensor& Context::logits() const {
   return *logits_;
 }
 
-std::span<const float> Context::LogitsRow(int64_t index) const {
-  const ffi::Tensor& all = logits();
-  const int64_t rows = all.size(0), n_vocab = all.size(1), row = index < 0 ? index + rows : index;
+std::span<const float> LogitsRow(const ffi::Tensor& logits, int64_t index) {
+  const int64_t rows = logits.size(0), n_vocab = logits.size(1),
+                row = index < 0 ? index + rows : index;
   if (row < 0 || row >= rows) {
     TVM_FFI_THROW(IndexError) << "logits: index " << index
                               << " is out of range: the last decode gave " << rows;
   }
-  return {static_cast<const float*>(all.data_ptr()) + row * n_vocab, static_cast<size_t>(n_vocab)};
+  return {static_cast<const float*>(logits.data_ptr()) + row * n_vocab,
+          static_cast<size_t>(n_vocab)};
 }
 
 void Context::CheckSequence(int64_t seq, const char* argument) const {

@@ -37,11 +37,9 @@ class Context {
   /// Tokens of sequence 0 at its next positions, logits of the last.
   void Decode(std::span<const int64_t> tokens);
 
-  /// float32 [n_outputs, n_vocab] in the order of the batch; not written again once the next decode
-  /// began.
-  const ffi::Tensor& logits() const;
-  /// Row `index` of logits; negative counts from the end. IndexError when there is none.
-  std::span<const float> LogitsRow(int64_t index) const;
+  /// float32 [n_outputs, n_vocab] in the order of the batch. Whoever holds the tensor keeps the
+  /// values: a decode that finds it held writes to other memory.
+  ffi::Tensor logits() const;
 
   void Remove(int64_t seq, int64_t p0, std::optional<int64_t> p1);
   void Copy(int64_t src, int64_t dst, int64_t p0, std::optional<int64_t> p1);
@@ -52,7 +50,8 @@ class Context {
   void Clear();
 
   /// Positions, keys and values of one sequence or of all. Load: ValueError when the file is not a
-  /// state of this model and kv_dtype or does not fit n_ctx or n_seq_max.
+  /// state of this model and kv_dtype or does not fit n_ctx or n_seq_max, RuntimeError when other
+  /// sequences hold the pages that it needs; either way nothing has changed.
   void SaveState(const std::string& path, std::optional<int64_t> seq) const;
   void LoadState(const std::string& path, std::optional<int64_t> seq);
 
@@ -79,5 +78,9 @@ class Context {
   std::optional<ffi::Tensor> logits_;
   mutable std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
 };
+
+/// Row `index` of a context's logits, which the caller holds; negative counts from the end.
+/// IndexError when there is none.
+std::span<const float> LogitsRow(const ffi::Tensor& logits, int64_t index);
 
 }  // namespace mlf

@@ -39,7 +39,8 @@ int32_t Generation::NextToken() {
   context_->Decode(pending_);
   // The embedding may have more rows than the vocabulary has tokens: those mean nothing.
   const Model& model = context_->model();
-  const int32_t token = sampler_->Sample(context_->LogitsRow(-1).first(model.vocab()->size()));
+  const ffi::Tensor logits = context_->logits();
+  const int32_t token = sampler_->Sample(LogitsRow(logits, -1).first(model.vocab()->size()));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (tokens_.empty()) {
@@ -71,6 +72,21 @@ std::string Generation::Step() {
   std::string text = stop_matcher_.Push(decoder_.Push(token));
   if (stop_matcher_.stopped()) finish_reason_ = FinishReason::kStopWords;
   return text;
+}
+
+std::vector<int32_t> Generation::tokens() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return tokens_;
+}
+
+FinishReason Generation::finish_reason() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return finish_reason_;
+}
+
+GenerationTimings Generation::timings() const {
+  const ExclusiveUse exclusive(in_use_, "Generation");
+  return timings_;
 }
 
 std::optional<std::string> Generation::Next() {

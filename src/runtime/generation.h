@@ -43,11 +43,9 @@ class Generation {
   /// of Decode (Ctrl-C, a prompt longer than the context) come out and leave it where it was.
   std::optional<std::string> Next();
 
-  const std::vector<int32_t>& tokens() const {
-    return tokens_;
-  }  // generated, without the end token
-  FinishReason finish_reason() const { return finish_reason_; }
-  const GenerationTimings& timings() const { return timings_; }
+  std::vector<int32_t> tokens() const;  // generated, without the end token
+  FinishReason finish_reason() const;
+  GenerationTimings timings() const;
 
  private:
   std::string Step();
@@ -63,7 +61,7 @@ class Generation {
   std::vector<int32_t> tokens_;
   FinishReason finish_reason_ = FinishReason::kNotFinished;
   GenerationTimings timings_;
-  std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
+  mutable std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
 };
 
 }  // namespace mlf
