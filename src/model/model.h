@@ -13,7 +13,7 @@ namespace mlf {
 struct ModelOptions {
   int n_threads = 0;  // of kernels that run for this model; 0: all CPUs of the affinity mask
   bool repack = true, mmap = true, mlock = false;
-  std::function<bool(double)> progress;  // gets the fraction loaded; false cancels
+  std::function<bool(double)> progress{};  // gets the fraction loaded; false cancels
 };
 
 /// Immutable once loaded, but for Close: any number of contexts on any threads share it.

@@ -1,0 +1,183 @@
+// Tests of src/base/thread_pool: every index once, exceptions, callers side by side, fork.
+#include "base/thread_pool.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+
+namespace mlf {
+namespace {
+
+/// Sums 0 … n − 1 in parallel and checks that every index came once.
+bool CountsEvery(int64_t n, int64_t grain) {
+  std::vector<std::atomic<int>> seen(n);
+  ParallelFor(n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) seen[i].fetch_add(1, std::memory_order_relaxed);
+  });
+  for (const auto& count : seen) {
+    if (count.load() != 1) return false;
+  }
+  return true;
+}
+
+void TestCounts() {
+  for (const int64_t n : {0, 1, 2, 7, 64, 1000}) {
+    for (const int64_t grain : {-1, 0, 1, 3, 1000, 5000}) MLF_EXPECT(CountsEvery(n, grain));
+  }
+  ParallelFor(-5, 1, [](int64_t, int64_t) { MLF_EXPECT(false); });
+  ParallelFor(10, 4, [](int64_t begin, int64_t end) {
+    MLF_EXPECT(begin % 4 == 0 && end == std::min<int64_t>(10, begin + 4));
+  });
+}
+
+void TestLimit() {
+  const int all = ThreadCount();
+  MLF_EXPECT(all == AvailableCpus());
+  {
+    const ThreadLimit one(1);
+    MLF_EXPECT(ThreadCount() == 1);
+    std::set<std::thread::id> ids;
+    ParallelFor(100, 1, [&](int64_t, int64_t) { ids.insert(std::this_thread::get_id()); });
+    MLF_EXPECT(ids.size() == 1 && *ids.begin() == std::this_thread::get_id());
+    const ThreadLimit many(100000);
+    MLF_EXPECT(ThreadCount() == all);
+  }
+  MLF_EXPECT(ThreadCount() == all);
+}
+
+/// Whichever thread throws, the caller gets it, once all others are out.
+void TestExceptions() {
+  for (int times = 0; times < 200; ++times) {
+    const int64_t bad = times % 50;
+    std::atomic<int> inside{0};
+    const auto run = [&] {
+      ParallelFor(50, 1, [&](int64_t begin, int64_t) {
+        inside.fetch_add(1);
+        if (begin >= bad) {
+          inside.fetch_sub(1);
+          TVM_FFI_THROW(IndexError) << "of chunk " << begin;
+        }
+        inside.fetch_sub(1);
+      });
+    };
+    MLF_EXPECT_THROWS(run(), "IndexError", "of chunk ");
+    MLF_EXPECT(inside.load() == 0);
+  }
+  MLF_EXPECT(CountsEvery(1000, 1));
+}
+
+/// A worker's exception, not only the caller's: the caller waits in its chunk until one has thrown.
+void TestWorkerException() {
+  if (AvailableCpus() < 2) return;
+  const auto caller = std::this_thread::get_id();
+  for (int times = 0; times < 20; ++times) {
+    std::atomic<bool> thrown{false};
+    const auto run = [&] {
+      ParallelFor(100, 1, [&](int64_t, int64_t) {
+        if (std::this_thread::get_id() != caller) {
+          thrown.store(true);
+          TVM_FFI_THROW(KeyError) << "of a worker";
+        }
+        while (!thrown.load()) std::this_thread::yield();
+      });
+    };
+    MLF_EXPECT_THROWS(run(), "KeyError", "of a worker");
+  }
+}
+
+/// The pool is held by the outer loop: inner ones run on the thread that asks.
+void TestNested() {
+  std::vector<std::atomic<int>> seen(400);
+  ParallelFor(20, 1, [&](int64_t outer, int64_t) {
+    const auto self = std::this_thread::get_id();
+    ParallelFor(20, 1, [&](int64_t begin, int64_t end) {
+      MLF_EXPECT(std::this_thread::get_id() == self);
+      for (int64_t i = begin; i < end; ++i) seen[outer * 20 + i].fetch_add(1);
+    });
+  });
+  for (const auto& count : seen) MLF_EXPECT(count.load() == 1);
+}
+
+void TestManyCallers() {
+  std::vector<std::thread> callers;
+  std::atomic<int> right{0};
+  for (int t = 0; t < 4; ++t) {
+    callers.emplace_back([&, t] {
+      for (int times = 0; times < 300; ++times) right += CountsEvery(10 + 7 * t, 1 + t);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  MLF_EXPECT(right.load() == 1200);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which does not follow threads that a child starts
+int ChildStatus(pid_t child) {
+  int status = -1;
+  MLF_EXPECT(waitpid(child, &status, 0) == child);
+  return status;
+}
+
+/// A child has none of its parent's workers and starts its own.
+void TestFork() {
+  for (int times = 0; times < 5; ++times) {
+    MLF_EXPECT(CountsEvery(100, 1));
+    const pid_t child = fork();
+    MLF_EXPECT(child >= 0);
+    if (child == 0) {
+      alarm(60);
+      _exit(CountsEvery(1000, 1) && CountsEvery(1000, 1) ? 0 : 1);
+    }
+    MLF_EXPECT(ChildStatus(child) == 0 && CountsEvery(100, 1));
+  }
+}
+
+/// Without memory of its own: a sanitizer's heap may be locked in a child.
+bool CountsAll(int64_t n) {
+  std::atomic<int64_t> sum{0};
+  ParallelFor(n, 1, [&](int64_t begin, int64_t end) { sum += end - begin; });
+  return sum.load() == n;
+}
+
+/// Forked while another thread keeps the pool busy.
+void TestForkWhileBusy() {
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    while (!stop.load()) MLF_EXPECT(CountsAll(200));
+  });
+  for (int times = 0; times < 10; ++times) {
+    const pid_t child = fork();
+    MLF_EXPECT(child >= 0);
+    if (child == 0) {
+      alarm(60);
+      _exit(CountsAll(1000) ? 0 : 1);
+    }
+    MLF_EXPECT(ChildStatus(child) == 0);
+  }
+  stop.store(true);
+  busy.join();
+}
+#else
+void TestFork() {}
+void TestForkWhileBusy() {}
+#endif
+
+}  // namespace
+}  // namespace mlf
+
+int main() {
+  mlf::TestCounts();
+  mlf::TestLimit();
+  mlf::TestExceptions();
+  mlf::TestWorkerException();
+  mlf::TestNested();
+  mlf::TestManyCallers();
+  mlf::TestFork();
+  mlf::TestForkWhileBusy();
+  return 0;
+}
