@@ -11,6 +11,7 @@ from pathlib import Path
 
 RPATH = "$ORIGIN/../../tvm_ffi/lib"
 CORE, CUDA = "libmy_llm_ffi.so", "libmy_llm_ffi_cuda.so"
+MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine of ELF
 
 
 def glibc_minor(wheel: Path) -> int:
@@ -19,6 +20,12 @@ def glibc_minor(wheel: Path) -> int:
     if "-py3-none-" not in wheel.name or not minors:
         raise SystemExit(f"check_wheel: {wheel.name}: expected a py3-none-manylinux_2_* wheel")
     return min(map(int, minors))
+
+
+def machine_of(library: bytes) -> str:
+    """The machine that an ELF file is for, as wheels call it."""
+    number = int.from_bytes(library[18:20], "little")
+    return MACHINES.get(number, f"ELF machine {number}")
 
 
 def output_of(*command: str | Path) -> str:
@@ -43,7 +50,10 @@ def check_libraries(wheel: Path, with_cuda: bool) -> list[str]:
                 problems.append(f"{name} has RPATH {rpath}, expected {RPATH}")
             if any(entry.startswith("/") for entry in rpath):
                 problems.append(f"{name} has an absolute RPATH: {rpath}")
-            if b".symtab" in path.read_bytes():
+            library = path.read_bytes()
+            if not wheel.stem.endswith(f"_{machine_of(library)}"):
+                problems.append(f"{name} is for {machine_of(library)}, its wheel is not")
+            if b".symtab" in library:
                 problems.append(f"{name} is not stripped")
     return problems
 
