@@ -223,7 +223,10 @@ void Context::AllocateLogits(int64_t rows) {
   const int64_t n_vocab = model_->config().n_vocab;
   // Written again only when nobody else looks at it: a row that a caller holds never changes under
   // its hands.
-  if (logits_ && logits_->use_count() == 1 && logits_->size(0) == rows) return;
+  if (logits_ && logits_->use_count() == 1 && logits_->size(0) == rows) {
+    std::atomic_thread_fence(std::memory_order_acquire);  // after the last read of who let it go
+    return;
+  }
   logits_ = ffi::Tensor::FromNDAlloc(LogitsMemory{nullptr}, ffi::Shape({rows, n_vocab}), kF32,
                                      DLDevice{kDLCPU, 0});
 }
