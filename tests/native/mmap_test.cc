@@ -166,7 +166,8 @@ void TestLock(const TempDir& dir) {
   }
   MappedFile empty(dir.Write("empty", ""));
   empty.Lock();
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which answer mlock without asking the system
+// Sanitizers answer mlock without asking the system.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   InChildWithoutRights([&] {
     const rlimit none{0, 0};
     MLF_EXPECT(setrlimit(RLIMIT_MEMLOCK, &none) == 0);
