@@ -71,7 +71,7 @@ void BenchRope(int64_t tokens, bool interleaved) {
       MedianUs([&] { rope_angles_kernel(kCpu, angles, positions, ArrayView(), 1e4, 1.0); });
   Row("rope_angles", us, angles.size() * 1.0, "G/s");
   Row(interleaved ? "rope interleaved" : "rope NeoX",
-      MedianUs([&] { rope_kernel(kCpu, x, angles, interleaved); }), 8.0 * x.size(), "GB/s");
+      MedianUs([&] { rope_rotate_kernel(kCpu, x, angles, interleaved); }), 8.0 * x.size(), "GB/s");
 }
 
 struct Shape {

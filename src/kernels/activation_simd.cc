@@ -1,20 +1,58 @@
-// Element-wise activations. Counterparts: activation_simd.h, activation.cc.
+// Gated activations of a row. Counterparts: activation_simd.h, activation.cc.
 #include "kernels/activation_simd.h"
 
-#include "base/simd.h"
+#include "base/simd_math.h"
+#include "base/simd_row.h"
 
 namespace mlf::MLF_LEVEL {
 
-/// x / (1 + e^−x). Below −88 the numerator stops at −88, so that the quotient stays at −5e−37 where
-/// e^−x has reached the end of Exp's range.
+// Each is its limit, not NaN, at ±inf: the argument stops where the result is below 1e-36, so that
+// no quotient or product meets the end of Exp's range.
+
+/// x / (1 + e^−x).
 MLF_INLINE F32 Silu(F32 x) { return Max(Set(-88.f), x) / (Set(1.f) + Exp(Zero() - x)); }
 
-void SiluMulRow(float* out, const float* gate, const float* up, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(out + i, Silu(Load(gate + i)) * Load(up + i));
-  if (i == n) return;
-  const int rest = static_cast<int>(n - i);
-  StorePartial(out + i, Silu(LoadPartial(gate + i, rest)) * LoadPartial(up + i, rest), rest);
+/// x Φ(x).
+MLF_INLINE F32 Gelu(F32 x) { return Max(Set(-14.f), x) * NormalCdf(x); }
+
+/// x (1 + tanh u) / 2 with u = sqrt(2/π) (x + 0.044715 x³), as x / (1 + e^−2u), which does not
+/// cancel for negative x.
+MLF_INLINE F32 GeluTanh(F32 x) {
+  const F32 bounded = Max(Set(-10.2f), x);
+  const F32 slope = Fma(bounded * bounded, Set(-0.07135481627f), Set(-1.595769122f));  // −2u / x
+  return bounded / (Set(1.f) + Exp(bounded * slope));
+}
+
+template <typename T, typename Fn>
+MLF_INLINE void MulRow(T* out, const T* gate, const T* up, int64_t n, Fn activation) {
+  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    const F32 v = activation(LoadCount(gate + i, count)) * LoadCount(up + i, count);
+    StoreCount(out + i, v, count);
+  });
+}
+
+template <typename T>
+MLF_INLINE void Choose(T* out, const T* gate, const T* up, int64_t n, Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return MulRow(out, gate, up, n, [](F32 x) { return Silu(x); });
+    case Activation::kGelu:
+      return MulRow(out, gate, up, n, [](F32 x) { return Gelu(x); });
+    case Activation::kGeluTanh:
+      return MulRow(out, gate, up, n, [](F32 x) { return GeluTanh(x); });
+  }
+}
+
+void ActivationMulRow(float* out, const float* gate, const float* up, int64_t n,
+                      Activation activation) {
+  Choose(out, gate, up, n, activation);
+}
+void ActivationMulRow(F16* out, const F16* gate, const F16* up, int64_t n, Activation activation) {
+  Choose(out, gate, up, n, activation);
+}
+void ActivationMulRow(BF16* out, const BF16* gate, const BF16* up, int64_t n,
+                      Activation activation) {
+  Choose(out, gate, up, n, activation);
 }
 
 }  // namespace mlf::MLF_LEVEL

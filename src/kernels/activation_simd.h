@@ -1,13 +1,20 @@
-// Element-wise activations, at every CPU level. Counterparts: activation_simd.cc, activation.cc.
+// Gated activations of a row, at every CPU level. Counterparts: activation_simd.cc, activation.cc.
 #pragma once
 #include <cstdint>
 
+#include "base/half.h"
 #include "base/simd_fn.h"
 
 namespace mlf {
 
-/// out[i] = silu(gate[i]) * up[i]; out may be gate or up.
-MLF_SIMD_FN(silu_mul_row, SiluMulRow,
-            void(float* out, const float* gate, const float* up, int64_t n))
+enum class Activation : int { kSilu, kGelu, kGeluTanh };
+
+/// out[i] = activation(gate[i]) * up[i]; out may be gate or up.
+MLF_SIMD_FN(activation_mul_row_f32, ActivationMulRow,
+            void(float* out, const float* gate, const float* up, int64_t n, Activation activation))
+MLF_SIMD_FN(activation_mul_row_f16, ActivationMulRow,
+            void(F16* out, const F16* gate, const F16* up, int64_t n, Activation activation))
+MLF_SIMD_FN(activation_mul_row_bf16, ActivationMulRow,
+            void(BF16* out, const BF16* gate, const BF16* up, int64_t n, Activation activation))
 
 }  // namespace mlf

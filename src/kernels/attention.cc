@@ -194,7 +194,7 @@ void Rotate(TensorView k_pages, TensorView entries, TensorView cos_sin, bool int
   const int64_t pairs = cos_sin.size(2), dims = 2 * pairs;
   const int64_t* entry = Data<const int64_t>(entries);
   const float *cos = Data<const float>(cos_sin), *sin = cos + pairs;
-  const auto rotate = interleaved ? rope_interleaved_head : rope_neox_head;
+  const auto rotate = interleaved ? rope_interleaved_head_f32 : rope_neox_head_f32;
   ParallelFor(entries.size(0), kEntryGrain, [&](int64_t begin, int64_t end) {
     const auto stored = std::make_unique_for_overwrite<T[]>(dims);
     const auto key = std::make_unique_for_overwrite<float[]>(dims);

@@ -14,4 +14,10 @@ using AddRmsNormFn = void(TensorView out, TensorView residual, TensorView x, Ten
                           double eps);
 inline Kernel<AddRmsNormFn> add_rms_norm_kernel{"add_rms_norm"};
 
+/// out = (x - mean) / sqrt(variance + eps) * weight + bias; bias may be a view whose data is null;
+/// out may be x.
+using LayerNormFn = void(TensorView out, TensorView x, TensorView weight, TensorView bias,
+                         double eps);
+inline Kernel<LayerNormFn> layer_norm_kernel{"layer_norm"};
+
 }  // namespace mlf

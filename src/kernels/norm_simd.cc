@@ -1,43 +1,14 @@
 // One row of a normalisation. Counterparts: norm_simd.h, norm.cc.
 #include "kernels/norm_simd.h"
 
-#include "base/simd.h"
+#include "base/simd_row.h"
 
 namespace mlf::MLF_LEVEL {
 
-constexpr int kChains = 4;  // independent sums of squares, so that additions overlap
-
 /// 1 / sqrt(mean of squares + eps), in double at the end: once per row.
 MLF_INLINE F32 InverseRms(const F32* sum, int64_t n, double eps) {
-  const double squares = ReduceAdd((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  const double squares = SumOfChains(sum);
   return Set(static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(n) + eps)));
-}
-
-/// Calls fn(i, chain, count) for every 16 elements of a row; count < 16 at its end.
-template <typename Fn>
-MLF_INLINE void ForLanes(int64_t n, Fn fn) {
-  int64_t i = 0;
-  for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kChains; ++c) fn(i + c * kLanes, c, kLanes);
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < kChains - 1; ++c) {  // unrolled, so that the sums stay in registers
-    if (i + kLanes > n) break;
-    fn(i, c, kLanes);
-    i += kLanes;
-  }
-  if (i < n) fn(i, kChains - 1, static_cast<int>(n - i));
-}
-
-template <typename T>
-MLF_INLINE F32 LoadCount(const T* p, int count) {
-  return count == kLanes ? Load(p) : LoadPartial(p, count);
-}
-template <typename T>
-MLF_INLINE void StoreCount(T* p, F32 v, int count) {
-  if (count == kLanes) return Store(p, v);
-  StorePartial(p, v, count);
 }
 
 template <typename T>
@@ -70,6 +41,44 @@ MLF_INLINE void AddRmsNorm(T* out, T* residual, const T* x, const T* weight, int
   Scale(out, residual, weight, n, InverseRms(sum, n, eps));
 }
 
+/// The mean is found first, as the variance of small differences of large numbers demands. Its
+/// rounding to float, which the differences would keep, is the mean of the differences and goes out
+/// of them and of their squares again.
+template <bool kBias, typename T>
+MLF_INLINE void LayerNorm(T* out, const T* x, const T* weight, const T* bias, int64_t n,
+                          double eps) {
+  F32 total[kChains] = {Zero(), Zero(), Zero(), Zero()};
+  ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
+    total[chain] = total[chain] + LoadCount(x + i, count);
+  });
+  const double elements = static_cast<double>(n);
+  const F32 mean = Set(static_cast<float>(SumOfChains(total) / elements));
+  F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()},
+      squares[kChains] = {Zero(), Zero(), Zero(), Zero()};
+  ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
+    const F32 difference = Keep(LoadCount(x + i, count) - mean, count, 0.f);
+    sum[chain] = sum[chain] + difference;
+    squares[chain] = Fma(difference, difference, squares[chain]);
+  });
+  const double rest = SumOfChains(sum) / elements,
+               spread = SumOfChains(squares) / elements - rest * rest,
+               variance = spread < 0 ? 0 : spread;  // rounding of equal elements; NaN stays
+  const F32 scale = Set(static_cast<float>(1.0 / __builtin_sqrt(variance + eps))),
+            shift = Set(static_cast<float>(rest));
+  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    const F32 normal = (LoadCount(x + i, count) - mean - shift) * scale;
+    const F32 w = LoadCount(weight + i, count);
+    StoreCount(out + i, kBias ? Fma(normal, w, LoadCount(bias + i, count)) : normal * w, count);
+  });
+}
+
+template <typename T>
+MLF_INLINE void ChooseLayerNorm(T* out, const T* x, const T* weight, const T* bias, int64_t n,
+                                double eps) {
+  if (bias == nullptr) return LayerNorm<false>(out, x, weight, bias, n, eps);
+  LayerNorm<true>(out, x, weight, bias, n, eps);
+}
+
 void RmsNormRow(float* out, const float* x, const float* weight, int64_t n, double eps) {
   RmsNorm(out, x, weight, n, eps);
 }
@@ -90,6 +99,18 @@ void AddRmsNormRow(F16* out, F16* residual, const F16* x, const F16* weight, int
 void AddRmsNormRow(BF16* out, BF16* residual, const BF16* x, const BF16* weight, int64_t n,
                    double eps) {
   AddRmsNorm(out, residual, x, weight, n, eps);
+}
+void LayerNormRow(float* out, const float* x, const float* weight, const float* bias, int64_t n,
+                  double eps) {
+  ChooseLayerNorm(out, x, weight, bias, n, eps);
+}
+void LayerNormRow(F16* out, const F16* x, const F16* weight, const F16* bias, int64_t n,
+                  double eps) {
+  ChooseLayerNorm(out, x, weight, bias, n, eps);
+}
+void LayerNormRow(BF16* out, const BF16* x, const BF16* weight, const BF16* bias, int64_t n,
+                  double eps) {
+  ChooseLayerNorm(out, x, weight, bias, n, eps);
 }
 
 }  // namespace mlf::MLF_LEVEL

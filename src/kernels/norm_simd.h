@@ -23,4 +23,14 @@ MLF_SIMD_FN(add_rms_norm_row_bf16, AddRmsNormRow,
             void(BF16* out, BF16* residual, const BF16* x, const BF16* weight, int64_t n,
                  double eps))
 
+/// bias may be null.
+MLF_SIMD_FN(layer_norm_row_f32, LayerNormRow,
+            void(float* out, const float* x, const float* weight, const float* bias, int64_t n,
+                 double eps))
+MLF_SIMD_FN(layer_norm_row_f16, LayerNormRow,
+            void(F16* out, const F16* x, const F16* weight, const F16* bias, int64_t n, double eps))
+MLF_SIMD_FN(layer_norm_row_bf16, LayerNormRow,
+            void(BF16* out, const BF16* x, const BF16* weight, const BF16* bias, int64_t n,
+                 double eps))
+
 }  // namespace mlf

@@ -14,7 +14,16 @@ inline Kernel<RopeAnglesFn> rope_angles_kernel{"rope_angles"};
 
 /// Rotates the first rotary_dims of every head of x float32 [tokens, heads, head_dim] in place.
 /// Pair i is (x[2i], x[2i + 1]) when interleaved, else (x[i], x[i + rotary_dims / 2]) (NeoX).
-using RopeFn = void(TensorView x, TensorView cos_sin, bool interleaved);
+using RopeRotateFn = void(TensorView x, TensorView cos_sin, bool interleaved);
+inline Kernel<RopeRotateFn> rope_rotate_kernel{"rope_rotate"};
+
+/// Both in one, for q [tokens, heads, head_dim] and k [tokens, key_heads, head_dim] of float32,
+/// float16 or bfloat16; positions int32 or int64. Pairs up to ramp_low keep their frequency, those
+/// from ramp_high on have freq_scale times it, those between a mean that moves linearly; sine and
+/// cosine are multiplied by magnitude.
+using RopeFn = void(TensorView q, TensorView k, TensorView positions, TensorView freq_factors,
+                    int64_t rotary_dims, bool interleaved, double base, double freq_scale,
+                    double ramp_low, double ramp_high, double magnitude);
 inline Kernel<RopeFn> rope_kernel{"rope"};
 
 }  // namespace mlf

@@ -1,33 +1,69 @@
 // One head of a rotary embedding. Counterparts: rope_simd.h, rope.cc.
 #include "kernels/rope_simd.h"
 
-#include "base/simd.h"
+#include "base/simd_row.h"
 
 namespace mlf::MLF_LEVEL {
 
-void RopeNeoxHead(float* x, const float* cos, const float* sin, int64_t pairs) {
-  float *low = x, *high = x + pairs;
-  int64_t i = 0;
-  for (; i + kLanes <= pairs; i += kLanes) {
-    const F32 a = Load(low + i), b = Load(high + i), c = Load(cos + i), s = Load(sin + i);
-    Store(low + i, a * c - b * s);
-    Store(high + i, a * s + b * c);
-  }
-  for (; i < pairs; ++i) {
-    const float a = low[i], b = high[i];
-    low[i] = a * cos[i] - b * sin[i];
-    high[i] = a * sin[i] + b * cos[i];
-  }
+template <typename T>
+MLF_INLINE void Neox(T* x, const float* cos, const float* sin, int64_t pairs) {
+  T *low = x, *high = x + pairs;
+  ForLanes(pairs, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    const F32 a = LoadCount(low + i, count), b = LoadCount(high + i, count),
+              c = LoadCount(cos + i, count), s = LoadCount(sin + i, count);
+    StoreCount(low + i, a * c - b * s, count);
+    StoreCount(high + i, a * s + b * c, count);
+  });
 }
 
 // Left to the compiler, which de-interleaves with shuffles.
-void RopeInterleavedHead(float* __restrict x, const float* __restrict cos,
-                         const float* __restrict sin, int64_t pairs) {
+MLF_INLINE void TurnPairs(float* __restrict x, const float* __restrict cos,
+                          const float* __restrict sin, int64_t pairs) {
   for (int64_t i = 0; i < pairs; ++i) {
     const float a = x[2 * i], b = x[2 * i + 1];
     x[2 * i] = a * cos[i] - b * sin[i];
     x[2 * i + 1] = a * sin[i] + b * cos[i];
   }
+}
+
+template <typename T>
+MLF_INLINE void Interleaved(T* x, const float* cos, const float* sin, int64_t pairs) {
+  float wide[2 * kLanes];
+  int64_t i = 0;
+  for (; i + kLanes <= pairs; i += kLanes) {
+    Store(wide, Load(x + 2 * i));
+    Store(wide + kLanes, Load(x + 2 * i + kLanes));
+    TurnPairs(wide, cos + i, sin + i, kLanes);
+    Store(x + 2 * i, Load(wide));
+    Store(x + 2 * i + kLanes, Load(wide + kLanes));
+  }
+  constexpr int kHalf = kLanes / 2;  // pairs of one vector
+  for (; i < pairs; i += kHalf) {
+    const int rest = static_cast<int>(pairs - i < kHalf ? pairs - i : kHalf);
+    Store(wide, LoadPartial(x + 2 * i, 2 * rest));
+    TurnPairs(wide, cos + i, sin + i, rest);
+    StorePartial(x + 2 * i, Load(wide), 2 * rest);
+  }
+}
+
+void RopeNeoxHead(float* x, const float* cos, const float* sin, int64_t pairs) {
+  Neox(x, cos, sin, pairs);
+}
+void RopeNeoxHead(F16* x, const float* cos, const float* sin, int64_t pairs) {
+  Neox(x, cos, sin, pairs);
+}
+void RopeNeoxHead(BF16* x, const float* cos, const float* sin, int64_t pairs) {
+  Neox(x, cos, sin, pairs);
+}
+
+void RopeInterleavedHead(float* x, const float* cos, const float* sin, int64_t pairs) {
+  TurnPairs(x, cos, sin, pairs);
+}
+void RopeInterleavedHead(F16* x, const float* cos, const float* sin, int64_t pairs) {
+  Interleaved(x, cos, sin, pairs);
+}
+void RopeInterleavedHead(BF16* x, const float* cos, const float* sin, int64_t pairs) {
+  Interleaved(x, cos, sin, pairs);
 }
 
 }  // namespace mlf::MLF_LEVEL

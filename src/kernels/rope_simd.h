@@ -2,14 +2,24 @@
 #pragma once
 #include <cstdint>
 
+#include "base/half.h"
 #include "base/simd_fn.h"
 
 namespace mlf {
 
 /// Rotates the `pairs` pairs of x[2 * pairs] in place by the angles of cos[pairs], sin[pairs].
-MLF_SIMD_FN(rope_neox_head, RopeNeoxHead,
+MLF_SIMD_FN(rope_neox_head_f32, RopeNeoxHead,
             void(float* x, const float* cos, const float* sin, int64_t pairs))
-MLF_SIMD_FN(rope_interleaved_head, RopeInterleavedHead,
+MLF_SIMD_FN(rope_neox_head_f16, RopeNeoxHead,
+            void(F16* x, const float* cos, const float* sin, int64_t pairs))
+MLF_SIMD_FN(rope_neox_head_bf16, RopeNeoxHead,
+            void(BF16* x, const float* cos, const float* sin, int64_t pairs))
+
+MLF_SIMD_FN(rope_interleaved_head_f32, RopeInterleavedHead,
             void(float* x, const float* cos, const float* sin, int64_t pairs))
+MLF_SIMD_FN(rope_interleaved_head_f16, RopeInterleavedHead,
+            void(F16* x, const float* cos, const float* sin, int64_t pairs))
+MLF_SIMD_FN(rope_interleaved_head_bf16, RopeInterleavedHead,
+            void(BF16* x, const float* cos, const float* sin, int64_t pairs))
 
 }  // namespace mlf

@@ -83,8 +83,8 @@ void Attention::Forward(ArrayView out, ArrayView x, const ForwardBatch& batch, c
   input.Times(q, query, &q_bias);
   input.Times(k, key, &k_bias);
   input.Times(v, value, &v_bias);
-  rope_kernel(device, query, workspace.CosSin(tokens), config.rope_interleaved);
-  rope_kernel(device, key, workspace.CosSin(tokens), config.rope_interleaved);
+  rope_rotate_kernel(device, query, workspace.CosSin(tokens), config.rope_interleaved);
+  rope_rotate_kernel(device, key, workspace.CosSin(tokens), config.rope_interleaved);
   Append(batch, kv, workspace);
   const ArrayView attended = workspace.Attended(tokens);
   paged_attention_kernel(device, attended, query, kv.k, kv.v, batch.page_positions,

@@ -33,11 +33,13 @@ void ExpectNorm(const OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArr
   }
 }
 
-template <typename T>
+/// The op, checks and all.
 void RmsNorm(TensorView out, TensorView x, TensorView weight, double eps) {
-  rms_norm_kernel({kDLCPU, 0}, out, x, weight, eps);
+  static const ffi::Function op = ffi::Function::GetGlobalRequired("my_llm_ffi.rms_norm");
+  op(x, weight, out, eps);
 }
 
+template <typename T>
 void TestRmsNorm() {
   for (int64_t n : kSizes) {
     for (int64_t tokens : {0, 1, 3, 40}) {
@@ -68,6 +70,38 @@ void TestAddRmsNorm() {
       MLF_EXPECT(std::memcmp(&residual[i], &want, sizeof(T)) == 0);
     }
     ExpectNorm(out, residual, weight, 1e-5);
+  }
+}
+
+template <typename T>
+void TestLayerNorm(int64_t n, double offset, bool with_bias) {
+  auto x = RandomArray<T>({3, n}, n);
+  for (T& v : x.data) v = FromFloat<T>(static_cast<float>(v) + static_cast<float>(offset));
+  const auto weight = RandomArray<T>({n}, n + 1), bias = RandomArray<T>({n}, n + 2);
+  OwnedArray<T> out({3, n});
+  layer_norm_kernel(kCpu, out, x, weight, with_bias ? bias.view : ArrayView(), 1e-5);
+  for (int64_t t = 0; t < 3; ++t) {
+    double mean = 0, variance = 0;
+    for (int64_t d = 0; d < n; ++d) mean += x.At(t * n + d) / static_cast<double>(n);
+    for (int64_t d = 0; d < n; ++d) variance += std::pow(x.At(t * n + d) - mean, 2);
+    const double scale = 1 / std::sqrt(variance / static_cast<double>(n) + 1e-5);
+    for (int64_t d = 0; d < n; ++d) {
+      const double want =
+          (x.At(t * n + d) - mean) * scale * weight.At(d) + (with_bias ? bias.At(d) : 0);
+      MLF_EXPECT(std::abs(out.At(t * n + d) - want) <= 2 * Tolerance<T>() * (std::abs(want) + 1));
+    }
+  }
+  layer_norm_kernel(kCpu, x, x, weight, with_bias ? bias.view : ArrayView(), 1e-5);  // in place
+  MLF_EXPECT(SameBits(out, x));
+}
+
+template <typename T>
+void TestLayerNorms() {
+  for (int64_t n : kSizes) {
+    for (bool with_bias : {false, true}) {
+      TestLayerNorm<T>(n, 0, with_bias);
+      TestLayerNorm<T>(n, 100, with_bias);  // a mean far above the spread
+    }
   }
 }
 
@@ -159,6 +193,7 @@ template <typename T>
 void TestAll() {
   TestRmsNorm<T>();
   TestAddRmsNorm<T>();
+  TestLayerNorms<T>();
   TestInvariance<T>();
 }
 

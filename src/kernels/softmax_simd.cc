@@ -1,0 +1,88 @@
+// Softmax over a block of a row. Counterparts: softmax_simd.h, softmax.cc.
+#include "kernels/softmax_simd.h"
+
+#include "base/simd_math.h"
+#include "base/simd_row.h"
+
+namespace mlf::MLF_LEVEL {
+
+constexpr float kLowestFinite = -3.402823466e38f;
+
+template <bool kCapped>
+MLF_INLINE F32 Score(F32 x, F32 scale, F32 cap) {
+  if constexpr (kCapped) return cap * Tanh(x * scale);
+  return x * scale;
+}
+
+/// The cap rises with its argument: the largest score is that of the largest scaled x.
+template <bool kCapped, typename T>
+MLF_INLINE float LargestScore(const T* x, int64_t n, F32 scale, F32 cap) {
+  F32 best[kChains] = {Set(kLowestFinite), Set(kLowestFinite), Set(kLowestFinite),
+                       Set(kLowestFinite)};
+  ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
+    best[chain] = Max(Keep(LoadCount(x + i, count) * scale, count, kLowestFinite), best[chain]);
+  });
+  const float largest = ReduceMax(Max(Max(best[0], best[1]), Max(best[2], best[3])));
+  return kCapped ? ReduceMax(Score<true>(Set(largest), Set(1.f), cap)) : largest;
+}
+
+template <bool kCapped, typename T>
+MLF_INLINE SoftmaxPart Part(const T* x, int64_t n, Scores scores) {
+  const F32 scale = Set(scores.scale), cap = Set(scores.cap);
+  const float largest = LargestScore<kCapped>(x, n, scale, cap);
+  const F32 max = Set(largest);
+  F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
+  ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
+    const F32 e = Exp(Score<kCapped>(LoadCount(x + i, count), scale, cap) - max);
+    sum[chain] = sum[chain] + Keep(e, count, 0.f);
+  });
+  return {largest, SumOfChains(sum)};
+}
+
+template <bool kCapped, SoftmaxForm kForm, typename T>
+MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
+  const F32 scale = Set(scores.scale), cap = Set(scores.cap);
+  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    const F32 below = Score<kCapped>(LoadCount(x + i, count), scale, cap) - max;
+    const F32 y = kForm == SoftmaxForm::kProbability ? Exp(below) * norm : below - norm;
+    StoreCount(out + i, y, count);
+  });
+}
+
+template <typename T>
+MLF_INLINE SoftmaxPart ChoosePart(const T* x, int64_t n, Scores scores) {
+  return scores.cap == 0 ? Part<false>(x, n, scores) : Part<true>(x, n, scores);
+}
+
+template <typename T>
+MLF_INLINE void ChooseWrite(T* out, const T* x, int64_t n, Scores scores, float max, float norm,
+                            SoftmaxForm form) {
+  constexpr SoftmaxForm kProbability = SoftmaxForm::kProbability,
+                        kLogarithm = SoftmaxForm::kLogarithm;
+  const F32 m = Set(max), s = Set(norm);
+  if (form == kProbability) {
+    if (scores.cap == 0) return Write<false, kProbability>(out, x, n, scores, m, s);
+    return Write<true, kProbability>(out, x, n, scores, m, s);
+  }
+  if (scores.cap == 0) return Write<false, kLogarithm>(out, x, n, scores, m, s);
+  Write<true, kLogarithm>(out, x, n, scores, m, s);
+}
+
+SoftmaxPart PartOf(const float* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
+SoftmaxPart PartOf(const F16* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
+SoftmaxPart PartOf(const BF16* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
+
+void WriteSoftmax(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
+                  SoftmaxForm form) {
+  ChooseWrite(out, x, n, scores, max, norm, form);
+}
+void WriteSoftmax(F16* out, const F16* x, int64_t n, Scores scores, float max, float norm,
+                  SoftmaxForm form) {
+  ChooseWrite(out, x, n, scores, max, norm, form);
+}
+void WriteSoftmax(BF16* out, const BF16* x, int64_t n, Scores scores, float max, float norm,
+                  SoftmaxForm form) {
+  ChooseWrite(out, x, n, scores, max, norm, form);
+}
+
+}  // namespace mlf::MLF_LEVEL

@@ -1,0 +1,40 @@
+// Softmax over a block of a row, at every CPU level. Counterparts: softmax_simd.cc, softmax.cc.
+#pragma once
+#include <cstdint>
+
+#include "base/half.h"
+#include "base/simd_fn.h"
+
+namespace mlf {
+
+/// y = scale * x, or cap * tanh(scale * x / cap) where cap is not 0.
+struct Scores {
+  float scale;  // of x; divided by cap where there is one
+  float cap;
+};
+
+/// The largest y of a block, but at least the lowest finite float, and the sum of e^(y - max). NaN
+/// goes into the sum, not into max.
+struct SoftmaxPart {
+  float max;
+  float sum;
+};
+
+enum class SoftmaxForm : int { kProbability, kLogarithm };
+
+MLF_SIMD_FN(softmax_part_f32, PartOf, SoftmaxPart(const float* x, int64_t n, Scores scores))
+MLF_SIMD_FN(softmax_part_f16, PartOf, SoftmaxPart(const F16* x, int64_t n, Scores scores))
+MLF_SIMD_FN(softmax_part_bf16, PartOf, SoftmaxPart(const BF16* x, int64_t n, Scores scores))
+
+/// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm; out may be x.
+MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,
+            void(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
+                 SoftmaxForm form))
+MLF_SIMD_FN(softmax_write_f16, WriteSoftmax,
+            void(F16* out, const F16* x, int64_t n, Scores scores, float max, float norm,
+                 SoftmaxForm form))
+MLF_SIMD_FN(softmax_write_bf16, WriteSoftmax,
+            void(BF16* out, const BF16* x, int64_t n, Scores scores, float max, float norm,
+                 SoftmaxForm form))
+
+}  // namespace mlf
