@@ -27,7 +27,7 @@ def quantized(format: str, rows: int, cols: int, seed: int = 1) -> np.ndarray:
 def rounded(x: np.ndarray, format: str) -> np.ndarray:
     """What a block format's product sees of x: 8 bits under a float16 scale, or 16 bits."""
     largest = 32512 if format in WITH_MINIMA else 127
-    blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
+    blocks = x.astype(np.float32).reshape(*x.shape[:-1], x.shape[-1] // 32, 32)
     scale = np.abs(blocks).max(-1, keepdims=True) / np.float32(largest)
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0).astype(np.float32)
     integers = np.rint(blocks * inverse)

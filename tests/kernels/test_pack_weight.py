@@ -18,27 +18,27 @@ def random_weight(format: str, rows: int, blocks: int) -> np.ndarray:
 
 
 def interleaved(groups: np.ndarray, piece: int) -> np.ndarray:
-    """[groups, 16, blocks, bytes] -> pieces of `piece` bytes, those of the 16 rows side by side."""
+    """[groups, 16, blocks, bytes] -> [groups, blocks, 16 * bytes]: pieces of 16 rows side by side."""
     g, rows, blocks, size = groups.shape
-    return groups.reshape(g, rows, blocks, size // piece, piece).transpose(0, 2, 3, 1, 4)
+    pieces = groups.reshape(g, rows, blocks, size // piece, piece)
+    return pieces.transpose(0, 2, 3, 1, 4).reshape(g, blocks, rows * size)
 
 
 def tiled(weight: np.ndarray, format: str) -> np.ndarray:
     """The layout's definition, for formats whose bytes only change places."""
-    _, block_bytes = gguf.GGML_QUANT_SIZES[Type[format]]
+    block_bytes = gguf.GGML_QUANT_SIZES[Type[format]][1]
     padded = np.zeros((-(-len(weight) // 16) * 16, weight.shape[1]), np.uint8)
     padded[: len(weight)] = weight
-    groups = padded.reshape(len(padded) // 16, 16, -1, block_bytes)
+    groups = padded.reshape(len(padded) // 16, 16, weight.shape[1] // block_bytes, block_bytes)
     if format in ("F32", "F16", "BF16"):
         return interleaved(groups, block_bytes).reshape(padded.shape)
     head = 4 if format == "Q4_1" else 2
-    quants = groups[..., head:] ^ (0x80 if format == "Q8_0" else 0)
-    if format == "Q8_0":  # the file's zeros of padding stay zeros
+    quants = groups[..., head:]
+    if format == "Q8_0":  # unsigned in a tile; the zeros of missing rows stay zeros
         missing = np.arange(len(padded)).reshape(-1, 16, 1, 1) >= len(weight)
-        quants = np.where(missing, 0, quants).astype(np.uint8)
+        quants = np.where(missing, 0, quants ^ 0x80).astype(np.uint8)
     tiles = [interleaved(groups[..., :head], 2), interleaved(quants, 4)]
-    flat = [t.reshape(*t.shape[:2], -1) for t in tiles]
-    return np.concatenate(flat, -1).reshape(padded.shape)
+    return np.concatenate(tiles, -1).reshape(padded.shape)
 
 
 @pytest.mark.parametrize("format", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
