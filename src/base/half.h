@@ -10,20 +10,22 @@
 #else
 #define MLF_HOST_DEVICE
 #endif
+// Leaves no symbol behind, which *_simd.cc files must not (base/simd_fn.h).
+#define MLF_INLINE_HALF __attribute__((always_inline)) MLF_HOST_DEVICE
 
 namespace mlf {
 
 /// Storage-only bfloat16.
 struct BF16 {
   uint16_t bits;
-  MLF_HOST_DEVICE explicit operator float() const {
+  MLF_INLINE_HALF explicit operator float() const {
 #ifdef __CUDA_ARCH__
     return __uint_as_float(uint32_t{bits} << 16);
 #else
     return std::bit_cast<float>(uint32_t{bits} << 16);
 #endif
   }
-  MLF_HOST_DEVICE static BF16 From(float f) {  // round to nearest even; NaN stays NaN
+  MLF_INLINE_HALF static BF16 From(float f) {  // round to nearest even; NaN stays NaN
 #ifdef __CUDA_ARCH__
     return {__bfloat16_as_ushort(__float2bfloat16_rn(f))};
 #else
@@ -38,7 +40,7 @@ struct BF16 {
 /// see base/simd.h).
 struct F16 {
   uint16_t bits;
-  MLF_HOST_DEVICE explicit operator float() const {
+  MLF_INLINE_HALF explicit operator float() const {
 #ifdef __CUDA_ARCH__
     return __half2float(__ushort_as_half(bits));
 #else
@@ -49,7 +51,7 @@ struct F16 {
     return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
 #endif
   }
-  MLF_HOST_DEVICE static F16 From(float f) {  // round to nearest even
+  MLF_INLINE_HALF static F16 From(float f) {  // round to nearest even
 #ifdef __CUDA_ARCH__
     return {__half_as_ushort(__float2half_rn(f))};
 #else

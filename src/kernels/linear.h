@@ -1,4 +1,5 @@
-// Matrix multiplication with weights in any format. Counterparts: linear.cc, linear_simd.cc.
+// Matrix multiplication with weights in any format. Counterparts: linear.cc, pack_weight.cc,
+// quantize.cc, embedding_lookup.cc.
 #pragma once
 #include "base/kernel.h"
 #include "quant/formats.h"
@@ -32,16 +33,17 @@ inline Kernel<PackWeightFn> pack_weight_kernel{"pack_weight"};
 using QuantizeActivationsFn = void(TensorView q, TensorView x, int64_t planes);
 inline Kernel<QuantizeActivationsFn> quantize_activations_kernel{"quantize_activations"};
 
-/// out[t, n] = sum_k x[t, k] * W[n, k] (+ bias[n]); out float32 [tokens, rows]; x float32 [tokens,
-/// cols] or, where ActivationPlanes, uint8 [tokens, QuantizedRowBytes]; weight uint8,
-/// tiled (1-D) or in the file's layout (2-D [rows, row_bytes]; same result bit for bit, repacked on
-/// the fly); bias float32 [rows] or a view whose data is null.
+/// out[t, n] = sum_k x[t, k] * W[n, k] (+ bias[n]); out [tokens, rows] float32, float16 or
+/// bfloat16; x [tokens, cols], one of these too, or, where ActivationPlanes, uint8 [tokens,
+/// QuantizedRowBytes] (which floats are brought to on the way); weight uint8, tiled (1-D) or in the
+/// file's layout (2-D [rows, row_bytes]; same result bit for bit, slower); bias [rows] of out's
+/// dtype or a view whose data is null.
 using LinearFn = void(TensorView out, TensorView x, TensorView weight, TensorView bias,
                       int64_t format, int64_t cols);
 inline Kernel<LinearFn> linear_kernel{"linear"};
 
-/// out[t, :] float32 = row ids[t] (int32, in range: checked by the caller) of a [rows, cols] table
-/// in either layout.
+/// out[t, :] = row ids[t] (int32 or int64, in range: checked by the caller) of a [rows, cols] table
+/// in either layout; out float32 or, for a table of 16-bit floats, of its dtype.
 using EmbeddingLookupFn = void(TensorView out, TensorView table, TensorView ids, int64_t format,
                                int64_t cols);
 inline Kernel<EmbeddingLookupFn> embedding_lookup_kernel{"embedding_lookup"};

@@ -2,6 +2,7 @@
 #include "kernels/linear_simd.h"
 
 #include "kernels/block_dot.h"
+#include "kernels/transpose.h"
 
 // An output element is one chain over the tiles of its row, with the same operations whatever the
 // shape of the register tile (T tokens, G groups): results do not depend on how work is cut.
@@ -169,6 +170,63 @@ MLF_INLINE void AccumulateFloats(Sums<T, G>& y, Operands a, int64_t cols) {
   }
 }
 
+// ---- rows in the file's layout ------------------------------------------------------------------
+
+/// Columns of a float format that make kTurnedWords words.
+template <typename Value>
+inline constexpr int kTurnedColumns = kTurnedWords * 4 / static_cast<int>(sizeof(Value));
+
+MLF_INLINE void Widen(F32* w, I32 words, const float*) { w[0] = BitsToFloat(words); }
+MLF_INLINE void Widen(F32* w, I32 words, const BF16*) {
+  w[0] = BitsToFloat(ShiftLeft(words, 16));
+  w[1] = BitsToFloat(Map<I32>([&](int p) { return words.part[p] & ~0xFFFF; }));
+}
+MLF_INLINE void Widen(F32* w, I32 words, const F16*) {
+  F16 halves[2][kLanes];
+  StoreHalfWords(reinterpret_cast<uint8_t*>(halves[0]), reinterpret_cast<uint8_t*>(halves[1]),
+                 words);
+  w[0] = Load(halves[0]);
+  w[1] = Load(halves[1]);
+}
+
+/// y = fma(w, x, y) over columns [k, k + kColumns), whose weights are in registers.
+template <int T, int kColumns>
+MLF_INLINE void AddColumns(Sums<T, 1>& y, const F32* w, const float* x, int64_t x_stride) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kColumns; ++i) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) y.of[t][0] = Fma(w[i], Set(x[t * x_stride + i]), y.of[t][0]);
+  }
+}
+
+/// AccumulateFloats over 16 rows as they stand in the file.
+template <typename F, int T>
+MLF_INLINE void AccumulateRows(Sums<T, 1>& y, const uint8_t* rows, const float* x, int64_t x_stride,
+                               int64_t cols) {
+  using Value = typename F::Value;
+  constexpr int kColumns = kTurnedColumns<Value>, kPerWord = kColumns / kTurnedWords;
+  const int64_t row_bytes = cols * F::kBytes;
+  int64_t k = 0;
+  for (; k + kColumns <= cols; k += kColumns, x += kColumns) {
+    const uint8_t* at = rows + k * F::kBytes;
+    const TurnedWords words = LoadTurned(at, row_bytes);
+    F32 w[kColumns];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTurnedWords; ++j) {
+      Widen(w + kPerWord * j, words.of[j], static_cast<const Value*>(nullptr));
+    }
+    AddColumns<T, kColumns>(y, w, x, x_stride);
+  }
+  for (; k < cols; ++k, ++x) {
+    Value lanes[kLanes];
+    for (int r = 0; r < kLanes; ++r) {
+      std::memcpy(&lanes[r], rows + r * row_bytes + k * F::kBytes, F::kBytes);
+    }
+    const F32 w = Load(lanes);
+    AddColumns<T, 1>(y, &w, x, x_stride);
+  }
+}
+
 /// Sixteen outputs of one token, fewer in the last group.
 MLF_INLINE void StoreOutputs(float* out, const float* bias, F32 y, int64_t rows) {
   if (rows >= kTileRows) {
@@ -218,6 +276,24 @@ MLF_INLINE void ComputeTokens(const LinearTask& task, const uint8_t* tiles, int6
   }
 }
 
+/// ComputeTokens for one group of whole rows.
+template <typename F, int T>
+MLF_INLINE void ComputeRows(const LinearTask& task, const uint8_t* rows, int64_t group,
+                            int64_t begin, int64_t end) {
+  const int64_t row = group * kTileRows, x_stride = task.x_row_bytes / 4;
+  for (; begin + T <= end; begin += T) {
+    Sums<T, 1> y;
+    y.Clear();
+    AccumulateRows<F, T>(y, rows, reinterpret_cast<const float*>(task.x) + begin * x_stride,
+                         x_stride, task.cols);
+    for (int t = 0; t < T; ++t) {
+      StoreOutputs(task.out + (begin + t) * task.rows + row,
+                   task.bias == nullptr ? nullptr : task.bias + row, y.of[t][0], kTileRows);
+    }
+  }
+  if constexpr (T > 1) ComputeRows<F, T / 2>(task, rows, group, begin, end);
+}
+
 /// Register tiles that `tokens` make.
 constexpr int64_t TileCount(int64_t tokens, int64_t largest) {
   return tokens / largest + __builtin_popcountll(tokens % largest);
@@ -236,14 +312,23 @@ void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, i
       }
       return;
     }
-    // A batch brings the next groups into the cache while it computes with these.
+    // A batch brings the next groups into the cache while it computes with these, if they exist.
     constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
     const int64_t bytes = kGroups * task.group_bytes, share = TileCount(end - begin, kTokens);
-    const int64_t step = (kGroups * kTileBytes<F> + share - 1) / share;
+    const int64_t step = task.tiled ? (kGroups * kTileBytes<F> + share - 1) / share : 0;
     for (; group + kGroups <= last; group += kGroups, tiles += bytes) {
       ComputeTokens<F, kTokens, kGroups>(task, tiles, group, begin, end, tiles + bytes, step);
     }
     if (group < last) ComputeTokens<F, kTokens, 1>(task, tiles, group, begin, end, tiles, 0);
+  });
+}
+
+void LinearRows(const LinearTask& task, const uint8_t* rows, int64_t group, int64_t begin,
+                int64_t end) {
+  DispatchFormat(task.format, [&]<typename F>() {
+    if constexpr (!kIsBlockFormat<F>) {
+      ComputeRows<F, kFloatTokens>(task, rows, group, begin, end);
+    }
   });
 }
 

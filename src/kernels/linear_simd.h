@@ -24,8 +24,10 @@ inline constexpr int kActivationPlanes = F::kHasMin ? 2 : 1;
 /// One matmul, as the micro-kernels see it.
 struct LinearTask {
   Format format;
-  float* out;          // [tokens, rows]
-  const uint8_t* x;    // [tokens, x_row_bytes]: ActivationBlock or float
+  float* out;        // [tokens, rows]
+  const uint8_t* x;  // [tokens, x_row_bytes]: ActivationBlock or float
+  const uint8_t* weight;
+  bool tiled;          // the weight, else [rows, row_bytes]
   const float* bias;   // [rows] or nullptr
   int64_t rows, cols;  // of the weight
   int64_t x_row_bytes;
@@ -38,9 +40,21 @@ MLF_SIMD_FN(linear_groups, LinearGroups,
             void(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t groups,
                  int64_t begin, int64_t end))
 
+/// The same for one whole group of a float format from its 16 rows in the file's layout: for up to
+/// kFewTokens tokens, where tiles would cost more than they save.
+MLF_SIMD_FN(linear_rows, LinearRows,
+            void(const LinearTask& task, const uint8_t* rows, int64_t group, int64_t begin,
+                 int64_t end))
+inline constexpr int64_t kFewTokens = 8;
+
 /// Groups that share one load of the activations: work is best cut in multiples of it.
 inline constexpr int64_t kGroupsPerTile = 2;
 
 MLF_SIMD_FN(quantize_row, QuantizeRow, void(uint8_t* q, const float* x, int64_t cols, int planes))
+
+// Blocks of Q8_0 from 32 values each.
+MLF_SIMD_FN(quantize_q8_f32, QuantizeQ8, void(uint8_t* q, const float* x, int64_t blocks))
+MLF_SIMD_FN(quantize_q8_f16, QuantizeQ8, void(uint8_t* q, const F16* x, int64_t blocks))
+MLF_SIMD_FN(quantize_q8_bf16, QuantizeQ8, void(uint8_t* q, const BF16* x, int64_t blocks))
 
 }  // namespace mlf

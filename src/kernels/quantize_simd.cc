@@ -1,5 +1,5 @@
-// Rounding of activations to planes of 8 bits. Counterpart: linear_simd.h (contract), linear.cc
-// (calls).
+// Rounding of activations to planes of 8 bits, and to blocks of Q8_0. Counterpart: linear_simd.h
+// (contract), quantize.cc (calls).
 #include "base/simd.h"
 #include "kernels/linear_simd.h"
 
@@ -96,7 +96,39 @@ MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
   }
 }
 
+/// Rounds to the nearest integer, ties away from zero as roundf does, in [-127, 127]; 0 for what is
+/// no number or beyond all of them.
+MLF_INLINE I32 RoundedAway(F32 x) {
+  return Map<I32>([&](int p) -> NativeI32 {
+    const NativeF32 v = x.part[p], magnitude = v < 0.f ? -v : v;
+    const NativeF32 sane = magnitude <= 128.f ? magnitude : NativeF32{};
+    const NativeI32 whole = __builtin_convertvector(sane, NativeI32);
+    const NativeF32 rest = sane - __builtin_convertvector(whole, NativeF32);
+    const NativeI32 n = whole - (NativeI32)(rest >= 0.5f);  // a true lane is -1
+    return v < 0.f ? -n : n;
+  });
+}
+
+template <typename T>
+MLF_INLINE void QuantizeBlocks(uint8_t* q, const T* x, int64_t blocks) {
+  for (; blocks > 0; --blocks, q += quant::Q8_0::kBytes, x += kQuantBlock) {
+    const F32 low = Load(x), high = Load(x + kLanes);
+    const float scale = LargestMagnitude(low, high) / 127.f;
+    const F32 inverse = Set(scale == 0.f ? 0.f : 1.f / scale);
+    F16 half[kLanes];
+    Store(half, Set(scale));
+    std::memcpy(q, half, 2);
+    auto* quants = reinterpret_cast<int8_t*>(q + 2);
+    StoreBytes(quants, RoundedAway(low * inverse));
+    StoreBytes(quants + kLanes, RoundedAway(high * inverse));
+  }
+}
+
 }  // namespace
+
+void QuantizeQ8(uint8_t* q, const float* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
+void QuantizeQ8(uint8_t* q, const F16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
+void QuantizeQ8(uint8_t* q, const BF16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
 
 void QuantizeRow(uint8_t* q, const float* x, int64_t cols, int planes) {
   if (planes == 1) {

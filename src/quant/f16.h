@@ -11,7 +11,7 @@ struct F16 {
   static constexpr int32_t kGgufType = 1;
   static constexpr int64_t kWeights = 1, kBytes = sizeof(Value);
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; ++k) {
       Value value;
       std::memcpy(&value, row + kBytes * k, kBytes);

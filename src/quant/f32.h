@@ -11,7 +11,7 @@ struct F32 {
   static constexpr int32_t kGgufType = 0;
   static constexpr int64_t kWeights = 1, kBytes = sizeof(Value);
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     std::memcpy(out, row, kBytes * cols);
   }
 

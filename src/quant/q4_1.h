@@ -14,7 +14,7 @@ struct Q4_1 {
   static constexpr bool kHasMin = true;
   static constexpr int kLines = 4;
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kWeights, row += kBytes) {
       const float d = LoadHalf(row), m = LoadHalf(row + 2);
       const uint8_t* q = row + 4;

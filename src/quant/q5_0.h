@@ -14,7 +14,7 @@ struct Q5_0 {
   static constexpr bool kHasMin = false;
   static constexpr int kLines = 4;
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kWeights, row += kBytes) {
       const float d = LoadHalf(row);
       const uint32_t high = LoadWord(row + 2);

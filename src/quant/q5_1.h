@@ -14,7 +14,7 @@ struct Q5_1 {
   static constexpr bool kHasMin = true;
   static constexpr int kLines = 4;
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kWeights, row += kBytes) {
       const float d = LoadHalf(row), m = LoadHalf(row + 2);
       const uint32_t high = LoadWord(row + 4);

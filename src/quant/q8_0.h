@@ -14,7 +14,7 @@ struct Q8_0 {
   static constexpr int kLines = 8;
   static constexpr uint32_t kFlip = 0x80808080;
 
-  static void Dequantize(const uint8_t* row, float* out, int64_t cols) {
+  MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kWeights, row += kBytes) {
       const float d = LoadHalf(row);
       for (int i = 0; i < kWeights; ++i) out[k + i] = static_cast<int8_t>(row[2 + i]) * d;

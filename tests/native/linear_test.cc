@@ -1,22 +1,18 @@
 // Packing, quantization, matmul and lookup against float64, at every CPU level of this machine.
-// Counterparts: src/kernels/linear.cc, linear_simd.cc, quantize_simd.cc.
+// Counterparts: src/kernels/linear.cc, linear_simd.cc, pack_weight.cc,
+// quantize_simd.cc, embedding_lookup.cc. Other dtypes: weight_dtypes_test.cc.
 #include "kernels/linear.h"
-
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
-#include "base/cpu.h"
 #include "base/thread_pool.h"
 #include "check.h"
+#include "cpu_levels.h"
 #include "kernels/linear_simd.h"
 
 namespace mlf {
@@ -196,7 +192,7 @@ void TestAgainstFloat64() {
     const bool blocks = ActivationPlanes(format) > 0;
     for (int64_t rows : kRowCounts) {
       for (int64_t cols :
-           blocks ? std::vector<int64_t>{32, 64, 352} : std::vector<int64_t>{1, 3, 172}) {
+           blocks ? std::vector<int64_t>{32, 64, 352} : std::vector<int64_t>{1, 3, 8, 21, 172}) {
         for (bool with_bias : {false, true}) {
           const Problem p(format, rows, cols, 5);
           const std::vector<float> tiled = p.Run(true, with_bias, 0, 5);
@@ -283,7 +279,7 @@ void TestPackUnpack() {
 /// The tile of a format keeps every byte of the file, and nothing else but zeros for padding.
 void TestTilesHoldTheBlocks() {
   for (Format format : kAllFormats) {
-    const int64_t cols = ActivationPlanes(format) > 0 ? 64 : 5;
+    const int64_t cols = ActivationPlanes(format) > 0 ? 64 : 37;
     const Problem p(format, 17, cols, 1);
     MLF_EXPECT(static_cast<int64_t>(p.packed.size()) == 2 * 16 * RowBytes(format, cols));
     DispatchFormat(format, [&]<typename F>() {
@@ -390,41 +386,7 @@ void TestAll() {
   TestNoTokens();
 }
 
-/// Runs everything at the level that MY_LLM_FFI_CPU names; 2 where this CPU has no such level.
-int TestLevel() {
-  try {
-    CpuLevelInUse();
-  } catch (const tvm::ffi::Error&) {
-    return 2;
-  }
-  TestAll();
-  return 0;
-}
-
-/// The level is chosen once per process: each one that this CPU has gets a process of its own. No
-/// exec, because an emulator's child would leave the emulated CPU.
-int TestLevels() {
-  for (const char* level : {"baseline", "avx2", "avx512", "dotprod"}) {
-    std::fflush(stdout);
-    const pid_t child = fork();
-    if (child == 0) {
-      setenv("MY_LLM_FFI_CPU", level, 1);
-      return TestLevel();
-    }
-    int status = 0;
-    MLF_EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status));
-    std::printf("%s: %s\n", level,
-                WEXITSTATUS(status) == 0   ? "passed"
-                : WEXITSTATUS(status) == 2 ? "not on this CPU"
-                                           : "FAILED");
-    if (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != 2) return 1;
-  }
-  return 0;
-}
-
 }  // namespace
 }  // namespace mlf
 
-int main() {
-  return std::getenv("MY_LLM_FFI_CPU") == nullptr ? mlf::TestLevels() : mlf::TestLevel();
-}
+int main() { return mlf::RunAtEveryLevel(mlf::TestAll); }
