@@ -215,25 +215,27 @@ void AttentionCpu(TensorView out, TensorView q, TensorView k, TensorView v, Tens
 
 const Op kAttention{
     "attention",
-    "(q: T['n h d', 'f32 f16 bf16'], k: T['m g d'], v: T['m g d'], cu_q: T['s', 'i32'] | None = "
-    "None, cu_k: T['s', 'i32'] | None = None, *, scale: float | None = None, causal: bool = True, "
-    "window: int | None = None, soft_cap: float | None = None) -> T['n h d', 'may be q']",
+    "(q: T['queries heads head_dim', 'f32 f16 bf16'], k: T['keys kv_heads head_dim'], "
+    "v: T['keys kv_heads head_dim'], cu_q: T['bounds', 'i32'] | None = None, "
+    "cu_k: T['bounds', 'i32'] | None = None, *, scale: float | None = None, causal: bool = True, "
+    "window: int | None = None, soft_cap: float | None = None) "
+    "-> T['queries heads head_dim', 'may be q']",
     R"(Softmax attention of queries to keys, of one sequence or of many packed ones.
 
-``softmax(scale * q @ k.T) @ v`` over the keys that a query sees, accumulated in float32, query head
-``i`` with key head ``i // (h // g)``. In a sequence of n queries and m keys, query i stands at
-position ``p = m - n + i``, so that the last query stands at the last key; causal, it sees the keys
-``j <= p``. A query that sees no key gets zeros. A row's result depends on its own sequence alone,
-not on the other rows or the number of threads (one pass over the keys with running maximum as in
-Milakov and Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867).
+``softmax(scale * q @ k.T) @ v`` over the keys that a query sees, accumulated in float32; query head
+``i`` reads key head ``i // (heads // kv_heads)``. In a sequence of n queries and m keys, query i
+stands at position ``p = m - n + i``, so that the last query stands at the last key; causal, it sees
+the keys ``j <= p``. A query that sees no key gets zeros. A row's result depends on its own sequence
+alone, not on the other rows or the number of threads (running maximum and sum as in Milakov and
+Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867).
 
-q: Queries; h is a multiple of g.
+q: Queries; heads is a multiple of kv_heads.
 k: Keys.
 v: Values.
 cu_q: Packed sequences: sequence s has the queries ``cu_q[s]`` to ``cu_q[s + 1] - 1``. Goes with
     cu_k; None means one sequence.
 cu_k: The same for keys and values.
-scale: Factor of the scores; None means 1 / sqrt(d).
+scale: Factor of the scores; None means 1 / sqrt(head_dim).
 causal: Whether a query sees no key after its position.
 window: A query sees key j only where ``abs(p - j) < window``: with causal, at most that many keys,
     its own among them. None means all.

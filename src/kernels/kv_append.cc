@@ -163,8 +163,10 @@ void KvCopyPageCpu(TensorView k_pages, TensorView v_pages, int64_t src, int64_t 
 
 const Op kKvAppend{
     "kv_append",
-    "(k_pages: Mut['p g d 32', 'f32 f16 bf16'], v_pages: Mut['p g 32 d', 'like k_pages'], "
-    "k: T['n g d', 'f32 f16 bf16'], v: T['n g d', 'like k'], slots: T['n', 'i64']) -> None",
+    "(k_pages: Mut['pages kv_heads head_dim 32', 'f32 f16 bf16'], "
+    "v_pages: Mut['pages kv_heads 32 head_dim', 'like k_pages'], "
+    "k: T['tokens kv_heads head_dim', 'f32 f16 bf16'], "
+    "v: T['tokens kv_heads head_dim', 'like k'], slots: T['tokens', 'i64']) -> None",
     R"(Writes keys and values to entries of a paged cache, rounded to the pages' dtype.
 
 ``k_pages[p, :, :, e] = k[t]`` and ``v_pages[p, :, e, :] = v[t]`` for page ``p = slots[t] // 32`` and

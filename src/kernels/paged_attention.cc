@@ -114,30 +114,32 @@ void PagedAttentionCpu(TensorView out, TensorView q, TensorView k_pages, TensorV
 
 const Op kPagedAttention{
     "paged_attention",
-    "(q: T['n h d', 'f32 f16 bf16'], k_pages: T['p g d 32', 'f32 f16 bf16'], "
-    "v_pages: T['p g 32 d', 'like k_pages'], page_positions: T['p 32', 'i32'], "
-    "block_table: T['r m', 'i32'], token_row: T['n', 'i32'], token_position: T['n', 'i32'], *, "
+    "(q: T['tokens heads head_dim', 'f32 f16 bf16'], "
+    "k_pages: T['pages kv_heads head_dim 32', 'f32 f16 bf16'], "
+    "v_pages: T['pages kv_heads 32 head_dim', 'like k_pages'], "
+    "page_positions: T['pages 32', 'i32'], block_table: T['rows max_pages', 'i32'], "
+    "token_row: T['tokens', 'i32'], token_position: T['tokens', 'i32'], *, "
     "scale: float | None = None, window: int | None = None, soft_cap: float | None = None) "
-    "-> T['n h d', 'may be q']",
+    "-> T['tokens heads head_dim', 'may be q']",
     R"(Attention of tokens to the pages of a cache, prefill and decode in one call.
 
-Token ``t`` sees the filled entries of the pages in row ``token_row[t]`` of the block table whose
+Token t sees the filled entries of the pages in row ``token_row[t]`` of the block table whose
 position is at most ``token_position[t]``: ``softmax(scale * q @ k.T) @ v`` over them, accumulated in
-float32, query head ``i`` with key head ``i // (h // g)``. A token that sees nothing gets zeros. Tokens
-may be of any mix of sequences; a row's result does not depend on the others, and tokens of one
-sequence are fastest when they stand together (paged as in Kwon et al., arXiv:2309.06180; one pass
-with running maximum as in Milakov and Gimelshein, arXiv:1805.02867). IndexError where a row or a
-page is outside its table.
+float32; query head ``i`` reads key head ``i // (heads // kv_heads)``. A token that sees nothing gets
+zeros. Tokens may be of any mix of sequences: a row's result does not depend on the others. It is
+fastest where tokens of one sequence stand together. Pages are those of Kwon et al.,
+arXiv:2309.06180; one pass over them with running maximum and sum is Milakov and Gimelshein's,
+arXiv:1805.02867. IndexError where a row or a page lies outside its table.
 
-q: Queries, one row per token; h is a multiple of g.
+q: Queries, one row per token; heads is a multiple of kv_heads.
 k_pages: Keys of each page, transposed, as kv_append writes them.
 v_pages: Values of each page.
 page_positions: Position in its sequence of each entry of a page; negative where empty.
 block_table: Pages of each sequence in order; -1 ends a row that has fewer.
 token_row: Row of the block table for each token.
 token_position: Position of each token; it sees its own.
-scale: Factor of the scores; None means 1 / sqrt(d).
-window: How many positions a token sees at most, its own among them; None means all before it.
+scale: Factor of the scores; None means 1 / sqrt(head_dim).
+window: Sees position j only where ``token_position[t] - j < window``; None means all before.
 soft_cap: c of ``c * tanh(score / c)``, which bounds the scaled scores; None means no bound.
 )"};
 
