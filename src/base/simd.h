@@ -227,25 +227,36 @@ MLF_INLINE void StorePartial(T* p, F32 v, int n) {
 
 // ---- functions ----------------------------------------------------------------------------------
 
-/// e^x to 2 ulp: 2^n times a polynomial on [−ln 2 / 2, ln 2 / 2] (minimax by Cephes' expf); 0 below
-/// −87.3 (so −inf gives 0 exactly), about 1.7e38 above 88; NaN propagates.
-MLF_INLINE F32 Exp(F32 x) {
-  const F32 low = Set(-87.33654f), high = Set(88.37626f);
-  const F32 clamped = Max(low, Min(high, x));
-  // Round x / ln 2 to an integer by adding 1.5 * 2^23: the integer is then the low bits of the sum.
-  const F32 magic = Set(12582912.f), shifted = Fma(clamped, Set(1.44269504f), magic);
+/// x = n ln 2 + r with n whole and |r| <= ln 2 / 2. The low bits of `shifted` are n: it is x / ln 2
+/// plus 1.5 * 2^23, which rounds to whole numbers.
+struct ExpParts {
+  F32 shifted, r;
+};
+MLF_INLINE ExpParts SplitExp(F32 x) {
+  const F32 magic = Set(12582912.f), shifted = Fma(x, Set(1.44269504f), magic);
   const F32 n = shifted - magic;
-  F32 r = Fma(n, Set(-0.693359375f), clamped);
-  r = Fma(n, Set(2.12194440e-4f), r);
+  const F32 r = Fma(n, Set(-0.693359375f), x);
+  return {shifted, Fma(n, Set(2.12194440e-4f), r)};
+}
+
+/// (e^r - 1 - r) / r^2 (minimax by Cephes' expf).
+MLF_INLINE F32 ExpSeries(F32 r) {
   F32 poly = Set(1.9875691500e-4f);
   poly = Fma(poly, r, Set(1.3981999507e-3f));
   poly = Fma(poly, r, Set(8.3334519073e-3f));
   poly = Fma(poly, r, Set(4.1665795894e-2f));
   poly = Fma(poly, r, Set(1.6666665459e-1f));
-  poly = Fma(poly, r, Set(5.0000001201e-1f));
-  poly = Fma(poly, r * r, r + Set(1.f));
+  return Fma(poly, r, Set(5.0000001201e-1f));
+}
+
+/// e^x to 2 ulp: 2^n times a polynomial on [−ln 2 / 2, ln 2 / 2]; 0 below −87.3 (so −inf gives 0
+/// exactly), about 1.7e38 above 88; NaN propagates.
+MLF_INLINE F32 Exp(F32 x) {
+  const F32 low = Set(-87.33654f), high = Set(88.37626f);
+  const ExpParts parts = SplitExp(Max(low, Min(high, x)));
+  const F32 r = parts.r, poly = Fma(ExpSeries(r), r * r, r + Set(1.f));
   const F32 scaled = Map<F32>([&](int p) -> NativeF32 {
-    return (NativeF32)((NativeI32)poly.part[p] + ((NativeI32)shifted.part[p] << 23));
+    return (NativeF32)((NativeI32)poly.part[p] + ((NativeI32)parts.shifted.part[p] << 23));
   });
   return Map<F32>([&](int p) -> NativeF32 {
     const NativeF32 v = x.part[p];
