@@ -49,7 +49,6 @@ MLF_INLINE bool AnyGreater(F32 a, F32 b) {
 /// (an empty entry's −1 too) is larger than all else.
 MLF_INLINE uint32_t VisibleEntries(const int32_t* positions, int32_t first, int32_t last) {
   if (last < first) return 0;
-  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low;
 #if defined(__AVX512F__)
   const __m512i start = _mm512_set1_epi32(first), limit = _mm512_set1_epi32(last - first);
   const auto within = [&](const int32_t* p) -> uint32_t {
@@ -57,6 +56,7 @@ MLF_INLINE uint32_t VisibleEntries(const int32_t* positions, int32_t first, int3
   };
   return within(positions) | within(positions + kLanes) << kLanes;
 #else
+  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low;
   uint32_t visible = 0;
   for (int e = 0; e < kEntries; ++e) {
     const bool is_visible = static_cast<uint32_t>(positions[e]) - low <= span;

@@ -32,7 +32,11 @@ struct OddGroups {
 
 template <typename From, int... kI>
 MLF_INLINE NativeF32 Shuffle(NativeF32 a, NativeF32 b, std::integer_sequence<int, kI...>) {
+#if __has_builtin(__builtin_shufflevector)
   return __builtin_shufflevector(a, b, From::Of(kI)...);
+#else  // GCC 11
+  return __builtin_shuffle(a, b, NativeI32{From::Of(kI)...});
+#endif
 }
 template <typename From>
 MLF_INLINE NativeF32 Shuffle(NativeF32 a, NativeF32 b) {

@@ -32,7 +32,9 @@ def check(q, k, v, **options):
     out = llm.ops.attention(q, k, v, **options)
     assert out.dtype == q.dtype
     assert out.shape == q.shape
-    assert row_error(out, expected(q, k, v, **options)) < TOLERANCE[str(q.dtype)]
+    # A mean of few numbers may cancel; the norm of a long row does not.
+    least = 1.0 if q.shape[2] < 15 else 0.0
+    assert row_error(out, expected(q, k, v, **options), least) < TOLERANCE[str(q.dtype)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -71,8 +73,10 @@ def test_window_is_not_off_by_one():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_soft_cap(soft_cap, dtype):
     q, k, v = tensors(9, 77, dtype=dtype)
-    check(3 * q, 3 * k, v, soft_cap=soft_cap)
-    check(q, k, v, soft_cap=soft_cap, window=40, scale=0.7)
+    check(q, k, v, soft_cap=soft_cap)
+    check(q, k, v, soft_cap=soft_cap, window=40, scale=0.3)
+    out = llm.ops.attention(9 * q, 9 * k, v, soft_cap=soft_cap)  # scores of 10^2: 10^-5 apart
+    np.testing.assert_allclose(out, expected(9 * q, 9 * k, v, soft_cap=soft_cap), atol=2e-3)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 0.01, -0.3])
@@ -174,10 +178,9 @@ def test_nan_propagates():
 
 def test_large_scores():
     q, k, v = tensors(4, 100)
-    check(np.float32(50) * q, k, v)
-    np.testing.assert_allclose(
-        llm.ops.attention(q, k, v, scale=1e4), expected(q, k, v, scale=1e4), atol=1e-2
-    )
+    for scale, atol in [(10, 1e-4), (1e4, 1e-1)]:  # float32 scores of 10^5 are 10^-2 apart
+        out = llm.ops.attention(q, k, v, scale=scale)
+        np.testing.assert_allclose(out, expected(q, k, v, scale=scale), atol=atol)
 
 
 def test_out_is_written_and_may_be_q():

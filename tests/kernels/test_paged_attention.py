@@ -71,7 +71,8 @@ def test_matches_the_reference(dtype, pages, head_dim, heads, kv_heads):
         row = np.zeros(len(q), int)
         out = cache.attend(q, row, position)
         assert out.dtype == q.dtype
-        assert row_error(out, cache.expected(q, row, position)) < TOLERANCE[dtype]
+        least = 1.0 if head_dim < 15 else 0.0  # a mean of few numbers may cancel
+        assert row_error(out, cache.expected(q, row, position), least) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 31, 32, 33, 1000, 2**40])

@@ -29,7 +29,8 @@ def visible_keys(queries, keys, *, causal=True, window=None):
     return seen if window is None else seen & (np.abs(p - j) < window)
 
 
-def row_error(out, expected):
-    """The largest distance of a row, as a share of its norm."""
+def row_error(out, expected, least=0.0):
+    """The largest distance of a row, as a share of its norm or of `least`, if that is larger."""
     distance = np.linalg.norm(out.astype(np.float64) - expected, axis=-1)
-    return np.max(distance / np.maximum(np.linalg.norm(expected, axis=-1), 1e-30), initial=0)
+    norm = np.maximum(np.linalg.norm(expected, axis=-1), max(least, 1e-30))
+    return np.max(distance / norm, initial=0)
