@@ -1,233 +1,286 @@
-// Attention over a paged KV cache on the CPU. Counterparts: attention.h, attention_simd.cc.
+// Attention over plain tensors: checks, CPU, registration. Counterparts: attention.h,
+// attention_block.h, attention_simd.cc.
 #include "kernels/attention.h"
 
 #include <algorithm>
-#include <cstring>
-#include <memory>
-#include <new>
+#include <limits>
 #include <vector>
 
-#include "base/thread_pool.h"
-#include "kernels/attention_simd.h"
-#include "kernels/rope_simd.h"
+#include "base/op.h"
+#include "kernels/attention_block.h"
+#include "kernels/attention_options.h"
 
 namespace mlf {
 namespace {
 
-static_assert(kPageSize == 32, "attention_simd.cc holds the entries of a page in 32 bits");
+// Queries that share one copy of 32 keys and values; their state stays in L2.
+constexpr int64_t kBlockRows = 128, kLeastRows = 16;
+// Keys gathered in one chain before they are added to the result: bounds the error of long sums,
+// and lets threads share one head's keys. The cut depends on nothing but the key's index.
+constexpr int64_t kSegment = 1024;
+static_assert(kSegment % kPageSize == 0);
+constexpr int64_t kItemsPerThread = 4;
 
-constexpr int64_t kBlockRows = 32;  // queries that share the loads of a page; scratch stays in L2
-constexpr int64_t kSerialMultiplies = 400'000;  // 8 us with AVX-512: less is not worth a wake-up
-constexpr int64_t kEntryGrain = 64;
-constexpr int64_t kAppendGrain = 16384;  // elements per chunk
-
-/// Pages of one layer.
 template <typename T>
-struct Pages {
-  T* k;
-  T* v;
-  int64_t kv_heads, head_dim;
-  Pages(const TensorView& k_pages, const TensorView& v_pages)
-      : k(Data<T>(k_pages)),
-        v(Data<T>(v_pages)),
-        kv_heads(k_pages.size(1)),
-        head_dim(k_pages.size(2)) {}
-  int64_t head_size() const { return head_dim * kPageSize; }
-  /// First element of a head of an entry's page.
-  int64_t Head(int64_t entry, int64_t head) const {
-    return (entry / kPageSize * kv_heads + head) * head_size();
-  }
+constexpr auto& kAttendRows = attend_rows_f32;
+template <>
+constexpr auto& kAttendRows<F16> = attend_rows_f16;
+template <>
+constexpr auto& kAttendRows<BF16> = attend_rows_bf16;
+
+/// Tokens [first, first + tokens) of a sequence with keys [first_key, first_key + keys); the first
+/// token stands at `position`. They see keys of segments [begin, end).
+struct TokenRun {
+  int64_t first, tokens, position, first_key, keys;
+  int64_t begin = 0, end = 0;
 };
 
-void Widen(float* out, const float* x, int64_t n) { std::memcpy(out, x, n * sizeof(float)); }
-void Widen(float* out, const F16* x, int64_t n) { widen_f16(out, x, n); }
-void Narrow(float* out, const float* x, int64_t n) { std::memcpy(out, x, n * sizeof(float)); }
-void Narrow(F16* out, const float* x, int64_t n) { narrow_to_f16(out, x, n); }
-
-// ---- paged_attention ----------------------------------------------------------------------------
-
-struct TokenBlock {
-  int64_t first, tokens;
-  const int32_t* pages;
-  int64_t n_pages;
+/// One key/value head of a run.
+struct Item {
+  TokenRun run;
+  int64_t kv_head;
 };
 
-/// Cuts the tokens into runs of one table row, short enough that their queries fill a block.
-std::vector<TokenBlock> CutIntoBlocks(const TensorView& block_table, const TensorView& token_row,
-                                      int64_t group) {
-  const int64_t tokens = token_row.size(0), max_pages = block_table.size(1),
-                most = std::max<int64_t>(1, kBlockRows / group);
-  const int32_t *table = Data<const int32_t>(block_table), *row = Data<const int32_t>(token_row);
-  std::vector<TokenBlock> blocks;
-  for (int64_t t = 0; t < tokens;) {
-    int64_t end = t + 1;
-    while (end < tokens && end < t + most && row[end] == row[t]) ++end;
-    const int32_t* pages = table + row[t] * max_pages;
-    const int32_t* last = std::find_if(pages, pages + max_pages, [](int32_t p) { return p < 0; });
-    blocks.push_back({t, end - t, pages, last - pages});
-    t = end;
-  }
-  return blocks;
-}
+/// The arguments of one call.
+struct AttentionCall {
+  TensorView out, q, k, v;
+  float scale, soft_cap;
+  bool causal;
+  int64_t window;
 
-/// Scratch of one block, each part on its own cache lines.
-class BlockMemory {
- public:
-  BlockMemory(int64_t rows, int64_t head_dim) {
-    const int64_t dim = Lines(head_dim);
-    const int64_t sizes[] = {rows * head_dim,      rows * dim,      rows, rows * kLine,
-                             head_dim * kPageSize, kPageSize * dim, rows, rows};
-    int64_t total = 0;
-    for (int64_t n : sizes) total += Lines(n);
-    memory_.reset(::operator new(total * sizeof(float), kAlign));
-    auto* next = static_cast<float*>(memory_.get());
-    float* part[std::size(sizes)];
-    for (size_t i = 0; i < std::size(sizes); ++i) {
-      part[i] = next;
-      next += Lines(sizes[i]);
+  int64_t kv_heads() const { return k.size(1); }
+  int64_t group() const { return q.size(1) / k.size(1); }
+  int64_t head_dim() const { return q.size(2); }
+
+  int64_t FirstSeen(const TokenRun& run, int64_t t) const {
+    return WindowStart(run.position + t, window);
+  }
+  int64_t LastSeen(const TokenRun& run, int64_t t) const {
+    if (causal) return run.position + t;
+    const int64_t last = run.keys - 1;
+    return window == 0 ? last : std::min(last, run.position + t + window - 1);
+  }
+  QueryBlock Queries(const Item& item) const {
+    return {item.run.first, item.run.tokens, item.kv_head * group(), group()};
+  }
+
+  /// Gathers what an item sees of one segment.
+  template <typename T>
+  void Attend(const Item& item, int64_t segment, const AttentionState& state) const {
+    const TokenRun& run = item.run;
+    const QueryBlock query = Queries(item);
+    BlockMemory memory(query, head_dim(), soft_cap, state);
+    for (int64_t t = 0; t < run.tokens; ++t) {
+      memory.See(t, static_cast<int32_t>(FirstSeen(run, t)),
+                 static_cast<int32_t>(LastSeen(run, t)));
     }
-    scratch_ = {part[0],
-                part[1],
-                part[2],
-                part[3],
-                part[4],
-                part[5],
-                reinterpret_cast<int32_t*>(part[6]),
-                reinterpret_cast<uint32_t*>(part[7])};
+    LoadQueries<T>(memory.block(), query, q, scale);
+    const int64_t key0 = (run.first_key * kv_heads() + item.kv_head) * head_dim(),
+                  begin = FirstSeen(run, 0) / kPageSize * kPageSize,
+                  end = LastSeen(run, run.tokens - 1) + 1;
+    kAttendRows<T>(memory.block(), {.k = Data<const T>(k) + key0,
+                                    .v = Data<const T>(v) + key0,
+                                    .stride = kv_heads() * head_dim(),
+                                    .begin = std::max(begin, segment * kSegment),
+                                    .end = std::min(end, (segment + 1) * kSegment)});
   }
-
-  const AttentionScratch& scratch() const { return scratch_; }
-
- private:
-  static constexpr int64_t kLine = 16;  // floats
-  static constexpr std::align_val_t kAlign{64};
-  static int64_t Lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
-  struct Free {
-    void operator()(void* p) const { ::operator delete(p, kAlign); }
-  };
-
-  std::unique_ptr<void, Free> memory_;
-  AttentionScratch scratch_;
 };
 
-template <typename T>
-void PagedAttention(TensorView out, TensorView q, TensorView k_pages, TensorView v_pages,
-                    TensorView page_positions, TensorView block_table, TensorView token_row,
-                    TensorView token_position, double scale) {
-  const Pages<const T> pages(k_pages, v_pages);
-  const int64_t heads = q.size(1), group = heads / pages.kv_heads, head_dim = pages.head_dim;
-  const std::vector<TokenBlock> blocks = CutIntoBlocks(block_table, token_row, group);
-  const auto run = [&](const TokenBlock& block, int64_t kv_head) {
-    const int64_t first = (block.first * heads + kv_head * group) * head_dim;
-    const BlockMemory memory(block.tokens * group, head_dim);
-    const AttentionBlock b{.out = Data<float>(out) + first,
-                           .q = Data<const float>(q) + first,
-                           .tokens = block.tokens,
-                           .group = group,
-                           .head_dim = head_dim,
-                           .token_stride = heads * head_dim,
-                           .k_pages = pages.k + pages.Head(0, kv_head),
-                           .v_pages = pages.v + pages.Head(0, kv_head),
-                           .page_stride = pages.kv_heads * pages.head_size(),
-                           .pages = block.pages,
-                           .positions = Data<const int32_t>(page_positions),
-                           .n_pages = block.n_pages,
-                           .token_positions = Data<const int32_t>(token_position) + block.first,
-                           .scale = static_cast<float>(scale),
-                           .scratch = memory.scratch()};
-    if constexpr (std::is_same_v<T, float>) {
-      attention_block_f32(b);
-    } else {
-      attention_block_f16(b);
+/// Cuts each sequence's tokens into runs of at most `most`.
+std::vector<TokenRun> CutIntoRuns(const AttentionCall& call, const TensorView& cu_q,
+                                  const TensorView& cu_k, int64_t most) {
+  const auto* q_start = Data<const int32_t>(cu_q);
+  const auto* k_start = Data<const int32_t>(cu_k);
+  const int64_t sequences = q_start == nullptr ? 1 : cu_q.size(0) - 1;
+  std::vector<TokenRun> runs;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t first = q_start == nullptr ? 0 : q_start[s],
+                  tokens = (q_start == nullptr ? call.q.size(0) : q_start[s + 1]) - first,
+                  first_key = k_start == nullptr ? 0 : k_start[s],
+                  keys = (k_start == nullptr ? call.k.size(0) : k_start[s + 1]) - first_key;
+    for (int64_t t = 0; t < tokens; t += most) {
+      TokenRun run{first + t, std::min(most, tokens - t), keys - tokens + t, first_key, keys};
+      run.begin = call.FirstSeen(run, 0) / kSegment;
+      // One segment at least, which leaves zeros where nothing is seen.
+      run.end = std::max(call.LastSeen(run, run.tokens - 1) / kSegment, run.begin) + 1;
+      runs.push_back(run);
     }
-  };
-  int64_t multiplies = 0;
-  for (const TokenBlock& b : blocks) {
-    multiplies += 2 * b.tokens * heads * b.n_pages * pages.head_size();
   }
-  const auto items = static_cast<int64_t>(blocks.size()) * pages.kv_heads;
-  ParallelFor(items, multiplies < kSerialMultiplies ? items : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) run(blocks[i / pages.kv_heads], i % pages.kv_heads);
-  });
+  return runs;
 }
 
-void PagedAttentionCpu(TensorView out, TensorView q, TensorView k_pages, TensorView v_pages,
-                       TensorView page_positions, TensorView block_table, TensorView token_row,
-                       TensorView token_position, double scale) {
-  const auto run = k_pages.dtype() == kF16 ? PagedAttention<F16> : PagedAttention<float>;
-  if (out.numel() == 0) return;
-  run(out, q, k_pages, v_pages, page_positions, block_table, token_row, token_position, scale);
+/// Tokens per run: enough for the keys' copy to be shared, few enough for all threads to have work.
+int64_t MostTokens(const AttentionCall& call) {
+  const int64_t group = call.group(), enough = kItemsPerThread * ThreadCount();
+  int64_t most = std::max<int64_t>(1, kBlockRows / group);
+  while (most > 1 && most * group > kLeastRows &&
+         call.q.size(0) * call.kv_heads() < enough * most) {
+    most /= 2;
+  }
+  return most;
 }
 
-// ---- writing to the cache -----------------------------------------------------------------------
+/// All runs of one head, then those of the next, so that its keys stay in cache; late tokens, which
+/// see most, first, so that threads end together.
+std::vector<Item> ListItems(const std::vector<TokenRun>& runs, int64_t kv_heads) {
+  std::vector<Item> items;
+  items.reserve(runs.size() * kv_heads);
+  for (int64_t head = 0; head < kv_heads; ++head) {
+    for (auto run = runs.rbegin(); run != runs.rend(); ++run) items.push_back({*run, head});
+  }
+  return items;
+}
 
+/// Each item on one thread.
 template <typename T>
-void Append(TensorView k_pages, TensorView v_pages, TensorView k, TensorView v, TensorView slots) {
-  const Pages<T> pages(k_pages, v_pages);
-  const int64_t row = pages.kv_heads * pages.head_dim, head_dim = pages.head_dim;
-  const int64_t* slot = Data<const int64_t>(slots);
-  const float *keys = Data<const float>(k), *values = Data<const float>(v);
-  const auto append = [&](int64_t begin, int64_t end) {
-    const auto key = std::make_unique_for_overwrite<T[]>(head_dim);
+void RunWhole(const AttentionCall& call, const std::vector<Item>& items, int64_t grain) {
+  const int64_t head_dim = call.head_dim();
+  ParallelFor(static_cast<int64_t>(items.size()), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t t = i / pages.kv_heads, head = i % pages.kv_heads;
-      const int64_t source = t * row + head * head_dim, offset = slot[t] % kPageSize,
-                    page = pages.Head(slot[t], head);
-      Narrow(key.get(), keys + source, head_dim);
-      for (int64_t d = 0; d < head_dim; ++d) pages.k[page + d * kPageSize + offset] = key[d];
-      Narrow(pages.v + page + offset * head_dim, values + source, head_dim);
-    }
-  };
-  ParallelFor(k.size(0) * pages.kv_heads, std::max<int64_t>(1, kAppendGrain / head_dim), append);
-}
-
-void KvAppendCpu(TensorView k_pages, TensorView v_pages, TensorView k, TensorView v,
-                 TensorView slots) {
-  if (k.numel() == 0) return;
-  const auto append = k_pages.dtype() == kF16 ? Append<F16> : Append<float>;
-  append(k_pages, v_pages, k, v, slots);
-}
-
-template <typename T>
-void Rotate(TensorView k_pages, TensorView entries, TensorView cos_sin, bool interleaved) {
-  const Pages<T> pages(k_pages, k_pages);
-  const int64_t pairs = cos_sin.size(2), dims = 2 * pairs;
-  const int64_t* entry = Data<const int64_t>(entries);
-  const float *cos = Data<const float>(cos_sin), *sin = cos + pairs;
-  const auto rotate = interleaved ? rope_interleaved_head_f32 : rope_neox_head_f32;
-  ParallelFor(entries.size(0), kEntryGrain, [&](int64_t begin, int64_t end) {
-    const auto stored = std::make_unique_for_overwrite<T[]>(dims);
-    const auto key = std::make_unique_for_overwrite<float[]>(dims);
-    for (int64_t i = begin * pages.kv_heads; i < end * pages.kv_heads; ++i) {
-      const int64_t e = entry[i / pages.kv_heads];
-      T* column = pages.k + pages.Head(e, i % pages.kv_heads) + e % kPageSize;
-      for (int64_t d = 0; d < dims; ++d) stored[d] = column[d * kPageSize];
-      Widen(key.get(), stored.get(), dims);
-      rotate(key.get(), cos, sin, pairs);
-      Narrow(stored.get(), key.get(), dims);
-      for (int64_t d = 0; d < dims; ++d) column[d * kPageSize] = stored[d];
+      const Item& item = items[i];
+      const QueryBlock query = call.Queries(item);
+      const StateMemory total(query.rows(), head_dim);
+      call.Attend<T>(item, item.run.begin, total.state());
+      for (int64_t s = item.run.begin + 1; s < item.run.end; ++s) {
+        const StateMemory part(query.rows(), head_dim);
+        call.Attend<T>(item, s, part.state());
+        merge_attention(total.state(), part.state(), query.rows(), head_dim);
+      }
+      StoreOutputs<T>(total.state(), query, call.out);
     }
   });
 }
 
-void KvRotateCpu(TensorView k_pages, TensorView entries, TensorView cos_sin, bool interleaved) {
-  if (cos_sin.numel() == 0) return;
-  const auto rotate = k_pages.dtype() == kF16 ? Rotate<F16> : Rotate<float>;
-  rotate(k_pages, entries, cos_sin, interleaved);
-}
-
-void KvCopyPageCpu(TensorView k_pages, TensorView v_pages, int64_t src, int64_t dst) {
-  if (src == dst) return;
-  for (const TensorView& pages : {k_pages, v_pages}) {
-    const int64_t bytes = pages.numel() / pages.size(0) * DtypeBytes(pages.dtype());
-    char* data = Data<char>(pages);
-    std::memcpy(data + dst * bytes, data + src * bytes, bytes);
+/// Each segment on its own, then the sums in the same order: the same bits, for fewer items than
+/// threads can share.
+template <typename T>
+void RunSegments(const AttentionCall& call, const std::vector<Item>& items) {
+  struct Piece {
+    const Item* item;
+    int64_t segment;
+  };
+  std::vector<Piece> pieces;
+  std::vector<StateMemory> states;
+  const int64_t head_dim = call.head_dim();
+  for (const Item& item : items) {
+    for (int64_t s = item.run.begin; s < item.run.end; ++s) {
+      pieces.push_back({&item, s});
+      states.emplace_back(call.Queries(item).rows(), head_dim);
+    }
+  }
+  ParallelFor(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      call.Attend<T>(*pieces[i].item, pieces[i].segment, states[i].state());
+    }
+  });
+  for (size_t i = 0; i < pieces.size();) {
+    const Item& item = *pieces[i].item;
+    const QueryBlock query = call.Queries(item);
+    const AttentionState total = states[i].state();
+    for (++i; i < pieces.size() && pieces[i].item == &item; ++i) {
+      merge_attention(total, states[i].state(), query.rows(), head_dim);
+    }
+    StoreOutputs<T>(total, query, call.out);
   }
 }
 
-[[maybe_unused]] const bool kFilled =
-    kv_append_kernel.SetCpu(KvAppendCpu) && paged_attention_kernel.SetCpu(PagedAttentionCpu) &&
-    kv_rotate_kernel.SetCpu(KvRotateCpu) && kv_copy_page_kernel.SetCpu(KvCopyPageCpu);
+void AttentionCpu(TensorView out, TensorView q, TensorView k, TensorView v, TensorView cu_q,
+                  TensorView cu_k, double scale, bool causal, int64_t window, double soft_cap) {
+  if (out.numel() == 0) return;
+  const AttentionCall call{
+      out, q, k, v, static_cast<float>(scale), static_cast<float>(soft_cap), causal, window};
+  const std::vector<TokenRun> runs = CutIntoRuns(call, cu_q, cu_k, MostTokens(call));
+  const std::vector<Item> items = ListItems(runs, call.kv_heads());
+  const auto n_items = static_cast<int64_t>(items.size());
+  int64_t multiplies = 0, pieces = 0;
+  for (const TokenRun& run : runs) {
+    const int64_t seen = call.LastSeen(run, run.tokens - 1) + 1 - call.FirstSeen(run, 0);
+    multiplies += 2 * run.tokens * std::max<int64_t>(0, seen) * q.size(1) * q.size(2);
+    pieces += (run.end - run.begin) * call.kv_heads();
+  }
+  const int64_t grain = AttentionGrain(n_items, multiplies);
+  const bool split = n_items < kItemsPerThread * ThreadCount() && pieces > n_items && grain == 1;
+  DispatchFloat(q.dtype(), [&]<typename T>() {
+    if (split && ThreadCount() > 1) {
+      RunSegments<T>(call, items);
+    } else {
+      RunWhole<T>(call, items, grain);
+    }
+  });
+}
+
+[[maybe_unused]] const bool kFilled = attention_kernel.SetCpu(AttentionCpu);
+
+// ---- the op -------------------------------------------------------------------------------------
+
+const Op kAttention{
+    "attention",
+    "(q: T['queries heads head_dim', 'f32 f16 bf16'], k: T['keys kv_heads head_dim'], "
+    "v: T['keys kv_heads head_dim'], cu_q: T['bounds', 'i32'] | None = None, "
+    "cu_k: T['bounds', 'i32'] | None = None, *, scale: float | None = None, causal: bool = True, "
+    "window: int | None = None, soft_cap: float | None = None) "
+    "-> T['queries heads head_dim', 'may be q']",
+    R"(Softmax attention of queries to keys, of one sequence or of many packed ones.
+
+``softmax(scale * q @ k.T) @ v`` over the keys that a query sees, accumulated in float32; query head
+``i`` reads key head ``i // (heads // kv_heads)``. In a sequence of n queries and m keys, query i
+stands at position ``p = m - n + i``, so that the last query stands at the last key; causal, it sees
+the keys ``j <= p``. A query that sees no key gets zeros. A row's result depends on its own sequence
+alone, not on the other rows or the number of threads (running maximum and sum as in Milakov and
+Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867).
+
+q: Queries; heads is a multiple of kv_heads.
+k: Keys.
+v: Values.
+cu_q: Packed sequences: sequence s has the queries ``cu_q[s]`` to ``cu_q[s + 1] - 1``. Goes with
+    cu_k; None means one sequence.
+cu_k: The same for keys and values.
+scale: Factor of the scores; None means 1 / sqrt(head_dim).
+causal: Whether a query sees no key after its position.
+window: A query sees key j only where ``abs(p - j) < window``: with causal, at most that many keys,
+    its own among them. None means all.
+soft_cap: c of ``c * tanh(score / c)``, which bounds the scaled scores; None means no bound.
+)"};
+
+/// Refuses what is not 0 <= … <= rows, from 0 to all rows.
+void CheckCumulative(const char* name, const TensorView& cu, const char* of, int64_t rows) {
+  const auto* c = Data<const int32_t>(cu);
+  const int64_t n = cu.size(0);
+  kAttention.That(n > 0, name, " has shape [0], expected at least one element")
+      .That(c[0] == 0, name, "[0] is ", c[0], ", expected 0");
+  for (int64_t i = 1; i < n; ++i) {
+    kAttention.That(c[i] >= c[i - 1], name, "[", i, "] is ", c[i], ", expected at least ", name,
+                    "[", i - 1, "] = ", c[i - 1]);
+  }
+  kAttention.That(c[n - 1] == rows, name, "[", n - 1, "] is ", c[n - 1], ", expected ", rows,
+                  ", the rows of ", of);
+}
+
+void Attention(TensorView q, TensorView k, TensorView v, ffi::Optional<TensorView> cu_q,
+               ffi::Optional<TensorView> cu_k, TensorView out, ffi::Optional<double> scale,
+               bool causal, ffi::Optional<int64_t> window, ffi::Optional<double> soft_cap) {
+  kAttention.Check(q, k, v, cu_q, cu_k, out);
+  CheckHeads(kAttention, q, "k", k.size(1));
+  const AttentionOptions options = CheckOptions(kAttention, q.size(2), scale, window, soft_cap);
+  constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+  kAttention
+      .That(q.size(0) <= kMostRows && k.size(0) <= kMostRows, "q has ", q.size(0), " rows and k ",
+            k.size(0), ", expected at most ", kMostRows)
+      .That(cu_q.has_value() == cu_k.has_value(), cu_q.has_value() ? "cu_q" : "cu_k",
+            " is given without ", cu_q.has_value() ? "cu_k" : "cu_q");
+  // Lengths on another device are that device's kernel to check: this call reads no memory there.
+  if (cu_q.has_value() && q.device().device_type == kDLCPU) {
+    CheckCumulative("cu_q", *cu_q, "q", q.size(0));
+    CheckCumulative("cu_k", *cu_k, "k", k.size(0));
+  }
+  if (out.numel() == 0) return;
+  const ArrayView none;
+  attention_kernel(q.device(), out, q, k, v, cu_q.has_value() ? *cu_q : TensorView(none),
+                   cu_k.has_value() ? *cu_k : TensorView(none), options.scale, causal,
+                   options.window, options.soft_cap);
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() { kAttention.Register(Attention); }
 
 }  // namespace
 }  // namespace mlf

@@ -1,13 +1,17 @@
 // Attention of a block of queries with one key/value head. Counterparts: attention_simd.h,
-// attention.cc.
+// attention_block.h.
 //
 // A row is one head of one token. Every row goes through the same chain of operations whatever
 // other rows share its block: a score is one chain of multiply-adds over head_dim, an output lane
 // one chain over the visible entries in table order. Hidden entries take no part at all, so that
-// what they hold (even NaN) and whether their page was looked at makes no difference.
+// what they hold (even NaN) and whether their page was looked at makes no difference. Pages hold
+// keys transposed; plain rows of keys are brought to the same form, 32 at a time, so that both go
+// through the same code and give the same bits.
 #include "kernels/attention_simd.h"
 
 #include "base/simd.h"
+#include "base/simd_math.h"
+#include "kernels/transpose.h"
 
 namespace mlf::MLF_LEVEL {
 
@@ -41,31 +45,39 @@ MLF_INLINE bool AnyGreater(F32 a, F32 b) {
 #endif
 }
 
-/// Bit e: entry e is filled and not after `position`. An empty entry's −1 is the largest unsigned.
-MLF_INLINE uint32_t VisibleEntries(const int32_t* positions, int32_t position) {
-  if (position < 0) return 0;
+/// Bit e: the position of entry e is in [first, last]. As unsigned numbers, what lies below `first`
+/// (an empty entry's −1 too) is larger than all else.
+MLF_INLINE uint32_t VisibleEntries(const int32_t* positions, int32_t first, int32_t last) {
+  if (last < first) return 0;
 #if defined(__AVX512F__)
-  const __m512i limit = _mm512_set1_epi32(position);
-  const uint32_t low = _mm512_cmple_epu32_mask(_mm512_loadu_si512(positions), limit),
-                 high = _mm512_cmple_epu32_mask(_mm512_loadu_si512(positions + kLanes), limit);
-  return low | high << kLanes;
+  const __m512i start = _mm512_set1_epi32(first), limit = _mm512_set1_epi32(last - first);
+  const auto within = [&](const int32_t* p) -> uint32_t {
+    return _mm512_cmple_epu32_mask(_mm512_sub_epi32(_mm512_loadu_si512(p), start), limit);
+  };
+  return within(positions) | within(positions + kLanes) << kLanes;
 #else
+  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low;
   uint32_t visible = 0;
   for (int e = 0; e < kEntries; ++e) {
-    const bool is_visible = static_cast<uint32_t>(positions[e]) <= static_cast<uint32_t>(position);
+    const bool is_visible = static_cast<uint32_t>(positions[e]) - low <= span;
     visible |= static_cast<uint32_t>(is_visible) << e;
   }
   return visible;
 #endif
 }
 
-/// −inf in the lanes whose entry is not visible at `position` (>= 0).
-MLF_INLINE F32 Hide(F32 score, const int32_t* positions, int32_t position) {
+/// −inf in the lanes whose position is not in [first, last], where first <= last.
+MLF_INLINE F32 Hide(F32 score, const int32_t* positions, int32_t first, int32_t last) {
+  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low;
   return Map<F32>([&](int p) -> NativeF32 {
     NativeU32 entry;
     std::memcpy(&entry, positions + kWidth * p, sizeof entry);
-    return entry <= static_cast<uint32_t>(position) ? score.part[p] : NativeF32{} + kLowest;
+    return entry - low <= span ? score.part[p] : NativeF32{} + kLowest;
   });
+}
+
+MLF_INLINE F32 Cap(F32 score, float soft_cap) {
+  return Set(soft_cap) * Tanh(score * Set(1.f / soft_cap));
 }
 
 /// scores[r, e] = q[r, :] · k[:, e], one chain over head_dim.
@@ -92,13 +104,20 @@ MLF_INLINE void Scores(float* scores, const float* q, const T* k, int64_t head_d
 
 /// Turns the scores of one row into weights exp(score − max), moves the running maximum and sum,
 /// and returns the factor that brings earlier weights to the new maximum.
-MLF_INLINE float Weigh(float* scores, const int32_t* positions, int32_t position, uint32_t visible,
-                       float* max, float* sum) {
+MLF_INLINE float Weigh(const AttentionBlock& b, int64_t row, const int32_t* positions,
+                       float* scores) {
   F32 low = Load(scores), high = Load(scores + kLanes);
-  if (visible != kAllEntries) {
-    low = Hide(low, positions, position);
-    high = Hide(high, positions + kLanes, position);
+  if (b.soft_cap != 0.f) {
+    low = Cap(low, b.soft_cap);
+    high = Cap(high, b.soft_cap);
   }
+  const int32_t first = b.scratch.first[row], last = b.scratch.last[row];
+  if (b.scratch.visible[row] != kAllEntries) {
+    low = Hide(low, positions, first, last);
+    high = Hide(high, positions + kLanes, first, last);
+  }
+  float* max = b.scratch.state.max + row;
+  float* sum = b.scratch.state.sum + row * kLanes;
   const float old_max = *max;
   float factor = 1.f;
   const F32 larger = Max(low, high);
@@ -122,7 +141,7 @@ MLF_INLINE float Weigh(float* scores, const int32_t* positions, int32_t position
 /// row, for kC vectors of 16 lanes.
 template <int kR, int kC, typename T>
 MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const float* factor,
-                           const uint32_t* visible, const T* v) {
+                           const uint32_t* visible, const T* v, int64_t v_stride) {
   F32 sum[kR][kC];
   uint32_t all = kAllEntries, any = 0;
 #pragma GCC unroll 4
@@ -141,7 +160,7 @@ MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const 
     const int e = __builtin_ctz(any);
     F32 value[kC];
 #pragma GCC unroll 4
-    for (int c = 0; c < kC; ++c) value[c] = Load(v + e * dim + c * kLanes);
+    for (int c = 0; c < kC; ++c) value[c] = Load(v + e * v_stride + c * kLanes);
     if (all >> e & 1) {
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r) add(e, r, value);
@@ -159,10 +178,19 @@ MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const 
   }
 }
 
-/// kR rows against one page.
-template <int kR, typename T>
-static void Attend(const AttentionBlock& b, int64_t row, const int32_t* positions, const T* k,
-                   const T* v) {
+/// 32 keys and their values: k [head_dim, kEntries], v [kEntries, v_stride], padded to whole
+/// vectors.
+template <typename K, typename V>
+struct Keys {
+  const int32_t* positions;
+  const K* k;
+  const V* v;
+  int64_t v_stride;
+};
+
+/// kR rows against 32 keys.
+template <int kR, typename K, typename V>
+static void Attend(const AttentionBlock& b, int64_t row, const Keys<K, V>& keys) {
   const int64_t dim = RoundUp(b.head_dim);
   const uint32_t* visible = b.scratch.visible + row;
   uint32_t any = 0;
@@ -170,117 +198,194 @@ static void Attend(const AttentionBlock& b, int64_t row, const int32_t* position
   for (int r = 0; r < kR; ++r) any |= visible[r];
   if (any == 0) return;
   float weights[kR * kEntries], factor[kR];
-  Scores<kR>(weights, b.scratch.q + row * b.head_dim, k, b.head_dim);
+  Scores<kR>(weights, b.scratch.q + row * b.head_dim, keys.k, b.head_dim);
 #pragma GCC unroll 4
   for (int r = 0; r < kR; ++r) {
     factor[r] = 1.f;
-    if (visible[r] == 0) continue;
-    factor[r] = Weigh(weights + r * kEntries, positions, b.scratch.position[row + r], visible[r],
-                      b.scratch.max + row + r, b.scratch.sum + (row + r) * kLanes);
+    if (visible[r] != 0) factor[r] = Weigh(b, row + r, keys.positions, weights + r * kEntries);
   }
-  float* acc = b.scratch.acc + row * dim;
+  float* acc = b.scratch.state.acc + row * dim;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes) {
-    Accumulate<kR, kVectors>(acc + d, dim, weights, factor, visible, v + d);
+    Accumulate<kR, kVectors>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride);
   }
-  for (; d < dim; d += kLanes) Accumulate<kR, 1>(acc + d, dim, weights, factor, visible, v + d);
+  for (; d < dim; d += kLanes) {
+    Accumulate<kR, 1>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride);
+  }
 }
 
-/// All rows of the block against one page.
-template <typename T>
-MLF_INLINE void AttendAll(const AttentionBlock& b, const int32_t* positions, const T* k,
-                          const T* v) {
+/// All rows of the block against 32 keys.
+template <typename K, typename V>
+MLF_INLINE void AttendAll(const AttentionBlock& b, const Keys<K, V>& keys) {
   const int64_t rows = b.tokens * b.group;
   int64_t row = 0;
-  for (; row + kRows <= rows; row += kRows) Attend<kRows>(b, row, positions, k, v);
+  for (; row + kRows <= rows; row += kRows) Attend<kRows>(b, row, keys);
   if constexpr (kRows > 2) {
-    if (rows - row == 3) return Attend<3>(b, row, positions, k, v);
+    if (rows - row == 3) return Attend<3>(b, row, keys);
   }
   if constexpr (kRows > 1) {
-    if (rows - row >= 2) return Attend<2>(b, row, positions, k, v);
-    if (rows - row == 1) return Attend<1>(b, row, positions, k, v);
+    if (rows - row >= 2) return Attend<2>(b, row, keys);
+    if (rows - row == 1) return Attend<1>(b, row, keys);
   }
 }
 
-/// A page's keys and values as floats, the rows of the values padded to whole vectors.
+/// Whether values are worth a copy: they are read once per pass, or their rows need padding.
+MLF_INLINE bool ManyPasses(const AttentionBlock& b) { return b.tokens * b.group > kRows; }
+MLF_INLINE bool NeedsPadding(const AttentionBlock& b) { return b.head_dim % kLanes != 0; }
+
+/// n values as floats in scratch.v, their rows padded to whole vectors; zero from n on.
 template <typename T>
-MLF_INLINE void WidenPage(const AttentionBlock& b, const T* k, const T* v) {
-  const int64_t n = b.head_dim, dim = RoundUp(n);
-  for (int64_t i = 0; i < n * kEntries; i += kLanes) Store(b.scratch.k + i, Load(k + i));
+MLF_INLINE void CopyValues(const AttentionBlock& b, const T* v, int64_t stride, int64_t n) {
+  const int64_t dims = b.head_dim, dim = RoundUp(dims);
   for (int e = 0; e < kEntries; ++e) {
+    float* out = b.scratch.v + e * dim;
     int64_t d = 0;
-    for (; d + kLanes <= n; d += kLanes) Store(b.scratch.v + e * dim + d, Load(v + e * n + d));
-    if (d == n) continue;
-    Store(b.scratch.v + e * dim + d, LoadPartial(v + e * n + d, static_cast<int>(n - d)));
+    for (; e < n && d + kLanes <= dims; d += kLanes) Store(out + d, Load(v + e * stride + d));
+    for (; d < dim; d += kLanes) {
+      const int left = static_cast<int>(dims - d);
+      Store(out + d, e < n ? LoadPartial(v + e * stride + d, left) : Zero());
+    }
   }
 }
 
-/// Marks what each row sees of a page; false where no row sees anything.
-MLF_INLINE bool MarkVisible(const AttentionBlock& b, const int32_t* positions) {
+MLF_INLINE void Clear(const AttentionBlock& b) {
+  const int64_t rows = b.tokens * b.group, dim = RoundUp(b.head_dim);
+  const AttentionState& state = b.scratch.state;
+  for (int64_t i = 0; i < rows * dim; i += kLanes) Store(state.acc + i, Zero());
+  for (int64_t r = 0; r < rows; ++r) {
+    state.max[r] = kLowest;
+    Store(state.sum + r * kLanes, Zero());
+  }
+}
+
+/// Marks what each row sees, as visible(first, last) has it; false where no row sees anything.
+template <typename Fn>
+MLF_INLINE bool MarkVisible(const AttentionBlock& b, Fn visible) {
   uint32_t any = 0;
   for (int64_t t = 0; t < b.tokens; ++t) {
-    const uint32_t visible = VisibleEntries(positions, b.token_positions[t]);
-    for (int64_t g = 0; g < b.group; ++g) b.scratch.visible[t * b.group + g] = visible;
-    any |= visible;
+    const int64_t row = t * b.group;
+    const uint32_t bits = visible(b.scratch.first[row], b.scratch.last[row]);
+    for (int64_t g = 0; g < b.group; ++g) b.scratch.visible[row + g] = bits;
+    any |= bits;
   }
   return any != 0;
 }
 
-MLF_INLINE void Start(const AttentionBlock& b) {
-  const int64_t rows = b.tokens * b.group, dim = RoundUp(b.head_dim);
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* q = b.q + r / b.group * b.token_stride + r % b.group * b.head_dim;
-    for (int64_t d = 0; d < b.head_dim; ++d) b.scratch.q[r * b.head_dim + d] = q[d] * b.scale;
-    for (int64_t d = 0; d < dim; ++d) b.scratch.acc[r * dim + d] = 0.f;
-    b.scratch.position[r] = b.token_positions[r / b.group];
-    b.scratch.max[r] = kLowest;
-    Store(b.scratch.sum + r * kLanes, Zero());
+// ---- pages --------------------------------------------------------------------------------------
+
+template <typename T>
+MLF_INLINE void AttendPages(const AttentionBlock& b, const PagedKeys& keys) {
+  const bool widen = NeedsPadding(b) || (sizeof(T) == 2 && ManyPasses(b));
+  const int64_t n = b.head_dim;
+  Clear(b);
+  for (int64_t i = 0; i < keys.n_pages; ++i) {
+    const int32_t* positions = keys.positions + int64_t{keys.pages[i]} * kEntries;
+    const bool any = MarkVisible(
+        b, [&](int32_t first, int32_t last) { return VisibleEntries(positions, first, last); });
+    if (!any) continue;
+    const T* k = static_cast<const T*>(keys.k_pages) + keys.pages[i] * keys.page_stride;
+    const T* v = static_cast<const T*>(keys.v_pages) + keys.pages[i] * keys.page_stride;
+    if (widen) {
+      for (int64_t j = 0; j < n * kEntries; j += kLanes) Store(b.scratch.k + j, Load(k + j));
+      CopyValues(b, v, n, kEntries);
+      AttendAll(b, Keys<float, float>{positions, b.scratch.k, b.scratch.v, RoundUp(n)});
+    } else {
+      AttendAll(b, Keys<T, T>{positions, k, v, n});
+    }
   }
 }
 
-MLF_INLINE void Finish(const AttentionBlock& b) {
-  const int64_t rows = b.tokens * b.group, dim = RoundUp(b.head_dim);
-  for (int64_t r = 0; r < rows; ++r) {
-    float* out = b.out + r / b.group * b.token_stride + r % b.group * b.head_dim;
-    const float sum = ReduceAdd(Load(b.scratch.sum + r * kLanes));
-    const float inverse = sum == 0.f ? 0.f : 1.f / sum;  // 0: nothing was visible
-    for (int64_t d = 0; d < b.head_dim; ++d) out[d] = b.scratch.acc[r * dim + d] * inverse;
+// ---- plain rows ---------------------------------------------------------------------------------
+
+/// Bit e: first <= begin + e <= last.
+MLF_INLINE uint32_t VisibleRange(int64_t begin, int64_t first, int64_t last) {
+  const int64_t low = first > begin ? first - begin : 0,
+                high = last < begin + kEntries - 1 ? last - begin : kEntries - 1;
+  if (high < low) return 0;
+  return kAllEntries << low & kAllEntries >> (kEntries - 1 - high);
+}
+
+/// Asks for rows before they are needed: one head's rows lie far apart, in runs too short for the
+/// hardware to see coming.
+template <typename T>
+MLF_INLINE void Prefetch(const T* rows, int64_t stride, int64_t n, int64_t dims) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t e = 0; e < n; ++e) {
+    for (int64_t d = 0; d < dims; d += kLine) __builtin_prefetch(rows + e * stride + d, 0, 2);
   }
 }
 
 template <typename T>
-MLF_INLINE void RunBlock(const AttentionBlock& b) {
-  const int64_t passes = (b.tokens * b.group + kRows - 1) / kRows;
-  const bool widen = b.head_dim % kLanes != 0 || (sizeof(T) == 2 && passes > 1);
-  Start(b);
-  for (int64_t i = 0; i < b.n_pages; ++i) {
-    const int32_t* positions = b.positions + int64_t{b.pages[i]} * kEntries;
-    if (!MarkVisible(b, positions)) continue;
-    const T* k = static_cast<const T*>(b.k_pages) + b.pages[i] * b.page_stride;
-    const T* v = static_cast<const T*>(b.v_pages) + b.pages[i] * b.page_stride;
-    if (widen) {
-      WidenPage(b, k, v);
-      AttendAll(b, positions, b.scratch.k, b.scratch.v);
+MLF_INLINE void AttendRows(const AttentionBlock& b, const RowKeys& keys) {
+  const bool many = ManyPasses(b), copy = many || NeedsPadding(b);
+  const int64_t n = b.head_dim, stride = keys.stride;
+  int32_t* positions = b.scratch.positions;
+  Clear(b);
+  for (int64_t begin = keys.begin; begin < keys.end; begin += kEntries) {
+    const bool any = MarkVisible(
+        b, [&](int64_t first, int64_t last) { return VisibleRange(begin, first, last); });
+    if (!any) continue;
+    const int64_t left = keys.end - begin, here = left < kEntries ? left : kEntries,
+                  next = left - here < kEntries ? left - here : kEntries;
+    const T* k = static_cast<const T*>(keys.k) + begin * stride;
+    const T* v = static_cast<const T*>(keys.v) + begin * stride;
+    for (int e = 0; e < kEntries; ++e) positions[e] = static_cast<int32_t>(begin + e);
+    if (!many) Prefetch(k + kEntries * stride, stride, next, n);
+    for (int e = 0; e < kEntries; e += kWidth) {
+      TransposeRows(b.scratch.k + e, kEntries, k + e * stride, stride, here - e, n);
+    }
+    if (!many) Prefetch(v + kEntries * stride, stride, next, n);
+    if (copy) {
+      CopyValues(b, v, stride, here);
+      AttendAll(b, Keys<float, float>{positions, b.scratch.k, b.scratch.v, RoundUp(n)});
     } else {
-      AttendAll(b, positions, k, v);
+      AttendAll(b, Keys<float, T>{positions, b.scratch.k, v, stride});
     }
   }
-  Finish(b);
 }
 
-void AttentionBlockF32(const AttentionBlock& block) { RunBlock<float>(block); }
-void AttentionBlockF16(const AttentionBlock& block) { RunBlock<F16>(block); }
+void AttendPagesF32(const AttentionBlock& b, const PagedKeys& keys) { AttendPages<float>(b, keys); }
+void AttendPagesF16(const AttentionBlock& b, const PagedKeys& keys) { AttendPages<F16>(b, keys); }
+void AttendPagesBF16(const AttentionBlock& b, const PagedKeys& keys) { AttendPages<BF16>(b, keys); }
+void AttendRowsF32(const AttentionBlock& b, const RowKeys& keys) { AttendRows<float>(b, keys); }
+void AttendRowsF16(const AttentionBlock& b, const RowKeys& keys) { AttendRows<F16>(b, keys); }
+void AttendRowsBF16(const AttentionBlock& b, const RowKeys& keys) { AttendRows<BF16>(b, keys); }
 
-void NarrowToF16(F16* out, const float* x, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(out + i, Load(x + i));
-  if (i < n) StorePartial(out + i, LoadPartial(x + i, static_cast<int>(n - i)), n - i);
+// ---- states -------------------------------------------------------------------------------------
+
+MLF_INLINE float ExpOf(float x) {
+  float lane[kLanes];
+  Store(lane, Exp(Set(x)));
+  return lane[0];
 }
 
-void WidenF16(float* out, const F16* x, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) Store(out + i, Load(x + i));
-  if (i < n) StorePartial(out + i, LoadPartial(x + i, static_cast<int>(n - i)), n - i);
+void MergeAttention(const AttentionState& state, const AttentionState& part, int64_t rows,
+                    int64_t head_dim) {
+  const int64_t dim = RoundUp(head_dim);
+  for (int64_t r = 0; r < rows; ++r) {
+    float *sum = state.sum + r * kLanes, *part_sum = part.sum + r * kLanes;
+    if (ReduceAdd(Load(part_sum)) == 0.f) continue;  // nothing was visible
+    const float old_max = state.max[r], max = old_max > part.max[r] ? old_max : part.max[r];
+    // An empty state counts for nothing, whatever its maximum: −inf − −inf would be NaN.
+    const float old = ReduceAdd(Load(sum)) == 0.f ? 0.f : ExpOf(old_max - max),
+                add = part.max[r] == max ? 1.f : ExpOf(part.max[r] - max);
+    state.max[r] = max;
+    Store(sum, Fma(Load(sum), Set(old), Load(part_sum) * Set(add)));
+    for (int64_t d = r * dim; d < (r + 1) * dim; d += kLanes) {
+      Store(state.acc + d, Fma(Load(state.acc + d), Set(old), Load(part.acc + d) * Set(add)));
+    }
+  }
+}
+
+void FinishAttention(const AttentionState& state, int64_t rows, int64_t head_dim) {
+  const int64_t dim = RoundUp(head_dim);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float sum = ReduceAdd(Load(state.sum + r * kLanes));
+    const F32 inverse = Set(sum == 0.f ? 0.f : 1.f / sum);  // 0: nothing was visible
+    for (int64_t d = r * dim; d < (r + 1) * dim; d += kLanes) {
+      Store(state.acc + d, Load(state.acc + d) * inverse);
+    }
+  }
 }
 
 }  // namespace mlf::MLF_LEVEL

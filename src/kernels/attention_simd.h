@@ -1,5 +1,5 @@
 // Attention of a block of queries with one key/value head, at every CPU level. Counterparts:
-// attention_simd.cc, attention.cc.
+// attention_simd.cc, attention_block.h.
 #pragma once
 #include <cstdint>
 
@@ -8,42 +8,68 @@
 
 namespace mlf {
 
-/// Memory of one block; rows = tokens * group, dim = head_dim rounded up to 16.
-struct AttentionScratch {
-  float* q;           // [rows, head_dim], scaled
-  float* acc;         // [rows, dim]
-  float* max;         // [rows]
-  float* sum;         // [rows, 16]: one running sum per lane, added up at the end
-  float* k;           // [head_dim, kPageSize]
-  float* v;           // [kPageSize, dim]
-  int32_t* position;  // [rows]
-  uint32_t* visible;  // [rows], one bit per entry of the page at hand
+/// What a row has gathered: the sum of weights exp(score − max) and of weight times value. dim =
+/// head_dim rounded up to 16.
+struct AttentionState {
+  float* acc;  // [rows, dim]
+  float* max;  // [rows]
+  float* sum;  // [rows, 16]: one running sum per lane, added up at the end
 };
 
-/// Consecutive tokens of one row of the block table, and the heads that share a key/value head.
-/// Token t's head g is at q + t * token_stride + g * head_dim, and so in out.
+/// Memory of one block; rows = tokens * group.
+struct AttentionScratch {
+  float* q;            // [rows, head_dim], scaled
+  float* k;            // [head_dim, kPageSize]
+  float* v;            // [kPageSize, dim]
+  int32_t* first;      // [rows]: a row sees the entries whose position
+  int32_t* last;       // [rows]  is in [first, last]; first >= 0, none where last < first
+  uint32_t* visible;   // [rows], one bit per entry of the 32 keys at hand
+  int32_t* positions;  // [kPageSize]
+  AttentionState state;
+};
+
+/// Queries of consecutive tokens, for the heads that share a key/value head: row = token * group +
+/// head. Rows of one token see the same entries.
 struct AttentionBlock {
-  float* out;
-  const float* q;
-  int64_t tokens, group, head_dim, token_stride;
-  const void* k_pages;  // this head's part of page 0, float or F16
+  int64_t tokens, group, head_dim;
+  float soft_cap;  // 0: none
+  AttentionScratch scratch;
+};
+
+/// The keys and values of one head in a paged cache, float, F16 or BF16.
+struct PagedKeys {
+  const void* k_pages;  // this head's part of page 0
   const void* v_pages;
   int64_t page_stride;       // elements from page to page
   const int32_t* pages;      // [n_pages]
   const int32_t* positions;  // [all pages, kPageSize]
   int64_t n_pages;
-  const int32_t* token_positions;  // [tokens]
-  float scale;
-  AttentionScratch scratch;
 };
 
-MLF_SIMD_FN(attention_block_f32, AttentionBlockF32, void(const AttentionBlock& block))
-MLF_SIMD_FN(attention_block_f16, AttentionBlockF16, void(const AttentionBlock& block))
+/// The keys [begin, end) of one head in plain rows; a key's index is its position, begin a multiple
+/// of kPageSize.
+struct RowKeys {
+  const void* k;  // key 0
+  const void* v;
+  int64_t stride;  // elements from key to key
+  int64_t begin, end;
+};
 
-/// out[n] = x[n], rounded to nearest even.
-MLF_SIMD_FN(narrow_to_f16, NarrowToF16, void(F16* out, const float* x, int64_t n))
+// Each clears the state and gathers what the rows see of the keys.
+MLF_SIMD_FN(attend_pages_f32, AttendPagesF32, void(const AttentionBlock&, const PagedKeys&))
+MLF_SIMD_FN(attend_pages_f16, AttendPagesF16, void(const AttentionBlock&, const PagedKeys&))
+MLF_SIMD_FN(attend_pages_bf16, AttendPagesBF16, void(const AttentionBlock&, const PagedKeys&))
+MLF_SIMD_FN(attend_rows_f32, AttendRowsF32, void(const AttentionBlock&, const RowKeys&))
+MLF_SIMD_FN(attend_rows_f16, AttendRowsF16, void(const AttentionBlock&, const RowKeys&))
+MLF_SIMD_FN(attend_rows_bf16, AttendRowsBF16, void(const AttentionBlock&, const RowKeys&))
 
-/// out[n] = x[n].
-MLF_SIMD_FN(widen_f16, WidenF16, void(float* out, const F16* x, int64_t n))
+/// Adds `part` to `state`, as if all had been gathered in one.
+MLF_SIMD_FN(merge_attention, MergeAttention,
+            void(const AttentionState& state, const AttentionState& part, int64_t rows,
+                 int64_t head_dim))
+
+/// Divides acc by the sum of the weights; zero where nothing was visible.
+MLF_SIMD_FN(finish_attention, FinishAttention,
+            void(const AttentionState& state, int64_t rows, int64_t head_dim))
 
 }  // namespace mlf

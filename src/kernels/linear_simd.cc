@@ -2,7 +2,7 @@
 #include "kernels/linear_simd.h"
 
 #include "kernels/block_dot.h"
-#include "kernels/transpose.h"
+#include "kernels/turned_words.h"
 
 // An output element is one chain over the tiles of its row, with the same operations whatever the
 // shape of the register tile (T tokens, G groups): results do not depend on how work is cut.

@@ -1,7 +1,7 @@
 // Tiles of float weights. Counterparts: pack_simd.h, quant/tile.h (layout).
 #include "kernels/pack_simd.h"
 
-#include "kernels/transpose.h"
+#include "kernels/turned_words.h"
 
 namespace mlf::MLF_LEVEL {
 namespace {

@@ -1,124 +1,107 @@
-// Consecutive words of 16 rows, turned so that lanes are rows. For *_simd.cc files.
+// Transposes of kWidth x kWidth floats in registers, for *_simd.cc files (see base/simd.h).
 #pragma once
+#include <utility>
+
 #include "base/simd.h"
-#include "quant/tile.h"
 
 namespace mlf::MLF_LEVEL {
 
-// Quads are 128 bits, the unit that every level shuffles within cheaply: quad q of a register takes
-// rows 4q … 4q + 3 (of those the register holds), so that 4x4 transposes inside quads do the rest.
-
-/// Four words of each of the rows `rows`, rows + stride, …: one quad each.
-MLF_INLINE NativeI32 LoadQuads(const uint8_t* rows, [[maybe_unused]] int64_t stride) {
-#if defined(__AVX512F__)
-  const auto quad = [&](int q) MLF_TILE_LAMBDA {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + q * stride));
-  };
-  __m512i v = _mm512_castsi128_si512(quad(0));
-  v = _mm512_inserti32x4(v, quad(1), 1);
-  v = _mm512_inserti32x4(v, quad(2), 2);
-  return (NativeI32)_mm512_inserti32x4(v, quad(3), 3);
-#elif defined(__AVX2__)
-  const auto* low = reinterpret_cast<const __m128i*>(rows);
-  const auto* high = reinterpret_cast<const __m128i*>(rows + stride);
-  return (NativeI32)_mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)),
-                                            _mm_loadu_si128(high), 1);
-#else
-  NativeI32 v;
-  std::memcpy(&v, rows, sizeof v);
-  return v;
-#endif
-}
-
-// Words (a0 b0 a1 b1), (a2 b2 a3 b3) and pairs of words (a01 b01), (a23 b23) of every quad.
-#if defined(__AVX512F__)
-MLF_INLINE NativeI32 LowWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b);
-}
-MLF_INLINE NativeI32 HighWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b);
-}
-MLF_INLINE NativeI32 LowPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
-}
-MLF_INLINE NativeI32 HighPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
-}
-#elif defined(__AVX2__)
-MLF_INLINE NativeI32 LowWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b);
-}
-MLF_INLINE NativeI32 HighWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b);
-}
-MLF_INLINE NativeI32 LowPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
-}
-MLF_INLINE NativeI32 HighPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
-}
-#elif defined(__x86_64__)
-MLF_INLINE NativeI32 LowWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm_unpacklo_epi32((__m128i)a, (__m128i)b);
-}
-MLF_INLINE NativeI32 HighWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm_unpackhi_epi32((__m128i)a, (__m128i)b);
-}
-MLF_INLINE NativeI32 LowPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm_unpacklo_epi64((__m128i)a, (__m128i)b);
-}
-MLF_INLINE NativeI32 HighPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)_mm_unpackhi_epi64((__m128i)a, (__m128i)b);
-}
-#else
-MLF_INLINE NativeI32 LowWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)vzip1q_s32((int32x4_t)a, (int32x4_t)b);
-}
-MLF_INLINE NativeI32 HighWords(NativeI32 a, NativeI32 b) {
-  return (NativeI32)vzip2q_s32((int32x4_t)a, (int32x4_t)b);
-}
-MLF_INLINE NativeI32 LowPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)vzip1q_s64((int64x2_t)a, (int64x2_t)b);
-}
-MLF_INLINE NativeI32 HighPairs(NativeI32 a, NativeI32 b) {
-  return (NativeI32)vzip2q_s64((int64x2_t)a, (int64x2_t)b);
-}
-#endif
-
-inline constexpr int kTurnedWords = 4;
-
-/// Words 0 … 3 of 16 rows: lane r of words[j] is word j of row r.
-struct TurnedWords {
-  I32 of[kTurnedWords];
+// Where lane i of a shuffle of (a, b) comes from: [0, kWidth) is a, the rest is b. The first four
+// stay inside groups of four lanes, the last two move whole groups.
+struct Low32 {
+  static constexpr int Of(int i) { return (i & ~3) + (i & 3) / 2 + (i & 1) * kWidth; }
 };
-MLF_INLINE TurnedWords LoadTurned(const uint8_t* rows, int64_t row_bytes) {
-  TurnedWords words;
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) {
-    const uint8_t* first = rows + p * kWidth * row_bytes;
-    const NativeI32 a = LoadQuads(first, 4 * row_bytes),
-                    b = LoadQuads(first + row_bytes, 4 * row_bytes),
-                    c = LoadQuads(first + 2 * row_bytes, 4 * row_bytes),
-                    d = LoadQuads(first + 3 * row_bytes, 4 * row_bytes);
-    const NativeI32 ab = LowWords(a, b), cd = LowWords(c, d), ab2 = HighWords(a, b),
-                    cd2 = HighWords(c, d);
-    words.of[0].part[p] = LowPairs(ab, cd);
-    words.of[1].part[p] = HighPairs(ab, cd);
-    words.of[2].part[p] = LowPairs(ab2, cd2);
-    words.of[3].part[p] = HighPairs(ab2, cd2);
+struct High32 {
+  static constexpr int Of(int i) { return Low32::Of(i) + 2; }
+};
+struct Low64 {
+  static constexpr int Of(int i) { return (i & ~3) + (i & 1) + (i & 2) / 2 * kWidth; }
+};
+struct High64 {
+  static constexpr int Of(int i) { return Low64::Of(i) + 2; }
+};
+struct EvenGroups {
+  static constexpr int kHalf = kWidth > 8 ? kWidth / 8 : 1;  // groups of four in half a register
+  static constexpr int Of(int i) {
+    return i / 4 % kHalf * 8 + i % 4 + (i / 4 >= kHalf ? kWidth : 0);
   }
-  return words;
+};
+struct OddGroups {
+  static constexpr int Of(int i) { return EvenGroups::Of(i) + 4; }
+};
+
+template <typename From, int... kI>
+MLF_INLINE NativeF32 Shuffle(NativeF32 a, NativeF32 b, std::integer_sequence<int, kI...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, From::Of(kI)...);
+#else  // GCC 11
+  return __builtin_shuffle(a, b, NativeI32{From::Of(kI)...});
+#endif
+}
+template <typename From>
+MLF_INLINE NativeF32 Shuffle(NativeF32 a, NativeF32 b) {
+  return Shuffle<From>(a, b, std::make_integer_sequence<int, kWidth>());
 }
 
-/// The lower and the upper 16 bits of every lane, as 16 values.
-MLF_INLINE void StoreHalfWords(uint8_t* low, uint8_t* high, I32 words) {
+/// Transposes the kWidth rows r[0 .. kWidth).
+template <int kW = kWidth>
+MLF_INLINE void Transpose(NativeF32* r) {
 #pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) {
-    const NativeU32 both = (NativeU32)words.part[p];
-    const NativeU16 first = __builtin_convertvector(both & 0xFFFF, NativeU16),
-                    second = __builtin_convertvector(both >> 16, NativeU16);
-    std::memcpy(low + sizeof(first) * p, &first, sizeof first);
-    std::memcpy(high + sizeof(second) * p, &second, sizeof second);
+  for (int i = 0; i < kW; i += 4) {  // 4 x 4 inside each group of lanes
+    const NativeF32 a = Shuffle<Low32>(r[i], r[i + 1]), b = Shuffle<High32>(r[i], r[i + 1]),
+                    c = Shuffle<Low32>(r[i + 2], r[i + 3]), d = Shuffle<High32>(r[i + 2], r[i + 3]);
+    r[i] = Shuffle<Low64>(a, c);
+    r[i + 1] = Shuffle<High64>(a, c);
+    r[i + 2] = Shuffle<Low64>(b, d);
+    r[i + 3] = Shuffle<High64>(b, d);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // then the groups
+    if constexpr (kW == 8) {
+      const NativeF32 a = r[j], b = r[4 + j];
+      r[j] = Shuffle<EvenGroups>(a, b);
+      r[4 + j] = Shuffle<OddGroups>(a, b);
+    }
+    if constexpr (kW == 16) {
+      const NativeF32 a = Shuffle<EvenGroups>(r[j], r[4 + j]),
+                      b = Shuffle<OddGroups>(r[j], r[4 + j]),
+                      c = Shuffle<EvenGroups>(r[8 + j], r[12 + j]),
+                      d = Shuffle<OddGroups>(r[8 + j], r[12 + j]);
+      r[j] = Shuffle<EvenGroups>(a, c);
+      r[4 + j] = Shuffle<EvenGroups>(b, d);
+      r[8 + j] = Shuffle<OddGroups>(a, c);
+      r[12 + j] = Shuffle<OddGroups>(b, d);
+    }
+  }
+}
+
+/// out[j * out_stride + i] = rows[i * stride + j] for i < n (0 for n <= i < kWidth), j < dims.
+template <typename T>
+MLF_INLINE void TransposeRows(float* out, int64_t out_stride, const T* rows, int64_t stride,
+                              int64_t n, int64_t dims) {
+  int64_t d = 0;
+  for (; n >= kWidth && d + kLanes <= dims; d += kLanes) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      NativeF32 r[kWidth];
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) r[i] = Load(rows + i * stride + d).part[p];
+      Transpose(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < kWidth; ++j) {
+        std::memcpy(out + (d + p * kWidth + j) * out_stride, &r[j], sizeof r[j]);
+      }
+    }
+  }
+  for (; d < dims; d += kLanes) {  // few rows, or the last few dims
+    const int lanes = static_cast<int>(dims - d < kLanes ? dims - d : kLanes);
+    float lane[kWidth][kLanes] = {};
+    for (int i = 0; i < kWidth && i < n; ++i) {
+      Store(lane[i], LoadPartial(rows + i * stride + d, lanes));
+    }
+    for (int j = 0; j < lanes; ++j) {
+      for (int i = 0; i < kWidth; ++i) out[(d + j) * out_stride + i] = lane[i][j];
+    }
   }
 }
 

@@ -89,7 +89,8 @@ void Attention::Forward(ArrayView out, ArrayView x, const ForwardBatch& batch, c
   const ArrayView attended = workspace.Attended(tokens);
   paged_attention_kernel(device, attended, query, kv.k, kv.v, batch.page_positions,
                          batch.block_table, batch.rows, batch.positions,
-                         1 / std::sqrt(static_cast<double>(config.head_dim)));
+                         1 / std::sqrt(static_cast<double>(config.head_dim)), /*window=*/0,
+                         /*soft_cap=*/0.0);
   Activations(ArrayView(attended.data<void>(), kF32, {tokens, config.q_dim()}), workspace)
       .Times(output, out);
 }

@@ -95,7 +95,8 @@ template <typename T>
 OwnedArray<float> Run(const Cache<T>& c, const Queries& x, double scale) {
   OwnedArray<float> out({x.q.view.size(0), x.q.view.size(1), c.head_dim});
   std::fill(out.data.begin(), out.data.end(), kNan);
-  paged_attention_kernel(kCpu, out, x.q, c.k, c.v, c.positions, c.table, x.row, x.position, scale);
+  paged_attention_kernel(kCpu, out, x.q, c.k, c.v, c.positions, c.table, x.row, x.position, scale,
+                         /*window=*/0, /*soft_cap=*/0);
   return out;
 }
 
@@ -212,7 +213,8 @@ void TestNothingVisible() {
   }
   OwnedArray<float> none({0, 2, 24});
   OwnedArray<int32_t> no_tokens({0});
-  paged_attention_kernel(kCpu, none, none, c.k, c.v, c.positions, c.table, no_tokens, no_tokens, 1);
+  paged_attention_kernel(kCpu, none, none, c.k, c.v, c.positions, c.table, no_tokens, no_tokens, 1,
+                         0, 0);
 }
 
 void TestExtremeScores() {

@@ -1,0 +1,141 @@
+// Memory and tokens of a block of queries, for the attention kernels of the CPU. Counterparts:
+// attention.cc, paged_attention.cc, attention_simd.h.
+#pragma once
+#include <algorithm>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "base/array.h"
+#include "base/thread_pool.h"
+#include "kernels/attention_simd.h"
+#include "kernels/convert.h"
+
+namespace mlf {
+
+/// Some arrays of floats in one piece of memory, each on its own cache lines.
+class FloatArrays {
+ public:
+  FloatArrays() = default;
+  FloatArrays(std::initializer_list<int64_t> sizes) {
+    int64_t total = 0;
+    for (int64_t n : sizes) {
+      begin_.push_back(total);
+      total += Lines(n);
+    }
+    memory_.reset(static_cast<float*>(::operator new(total * sizeof(float), kAlign)));
+  }
+  float* operator[](int i) const { return memory_.get() + begin_[i]; }
+
+  static int64_t Lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
+
+ private:
+  static constexpr int64_t kLine = 16;  // floats
+  static constexpr std::align_val_t kAlign{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete(p, kAlign); }
+  };
+
+  std::unique_ptr<float, Free> memory_;
+  std::vector<int64_t> begin_;
+};
+
+class StateMemory {
+ public:
+  StateMemory(int64_t rows, int64_t head_dim)
+      : arrays_{rows * FloatArrays::Lines(head_dim), rows, rows * 16} {}
+  AttentionState state() const { return {arrays_[0], arrays_[1], arrays_[2]}; }
+
+ private:
+  FloatArrays arrays_;
+};
+
+/// Tokens [first, first + tokens) and the query heads [head, head + heads) of one key/value head.
+struct QueryBlock {
+  int64_t first, tokens, head, heads;
+  int64_t rows() const { return tokens * heads; }
+};
+
+/// A block's scratch around a state that lives elsewhere.
+class BlockMemory {
+ public:
+  BlockMemory(const QueryBlock& block, int64_t head_dim, float soft_cap,
+              const AttentionState& state)
+      : arrays_{block.rows() * head_dim,
+                head_dim * 32,
+                32 * FloatArrays::Lines(head_dim),
+                block.rows(),
+                block.rows(),
+                block.rows(),
+                32},
+        block_{.tokens = block.tokens,
+               .group = block.heads,
+               .head_dim = head_dim,
+               .soft_cap = soft_cap,
+               .scratch = {.q = arrays_[0],
+                           .k = arrays_[1],
+                           .v = arrays_[2],
+                           .first = reinterpret_cast<int32_t*>(arrays_[3]),
+                           .last = reinterpret_cast<int32_t*>(arrays_[4]),
+                           .visible = reinterpret_cast<uint32_t*>(arrays_[5]),
+                           .positions = reinterpret_cast<int32_t*>(arrays_[6]),
+                           .state = state}} {}
+
+  const AttentionBlock& block() const { return block_; }
+
+  /// Token t of the block sees positions [first, last].
+  void See(int64_t t, int32_t first, int32_t last) {
+    for (int64_t row = t * block_.group; row < (t + 1) * block_.group; ++row) {
+      block_.scratch.first[row] = first;
+      block_.scratch.last[row] = last;
+    }
+  }
+
+ private:
+  FloatArrays arrays_;
+  AttentionBlock block_;
+};
+
+/// Takes the block's queries times `scale` out of q [tokens, heads, head_dim].
+template <typename T>
+void LoadQueries(const AttentionBlock& b, const QueryBlock& block, const TensorView& q,
+                 float scale) {
+  const int64_t row = b.group * b.head_dim;
+  for (int64_t t = 0; t < block.tokens; ++t) {
+    const int64_t from = ((block.first + t) * q.size(1) + block.head) * b.head_dim;
+    float* to = b.scratch.q + t * row;
+    Convert(to, Data<const T>(q) + from, row);
+    for (int64_t i = 0; i < row; ++i) to[i] *= scale;
+  }
+}
+
+/// Writes the block's finished state to out [tokens, heads, head_dim].
+template <typename T>
+void StoreOutputs(const AttentionState& state, const QueryBlock& block, const TensorView& out) {
+  const int64_t head_dim = out.size(2), dim = FloatArrays::Lines(head_dim);
+  finish_attention(state, block.rows(), head_dim);
+  for (int64_t r = 0; r < block.rows(); ++r) {
+    const int64_t t = block.first + r / block.heads, head = block.head + r % block.heads;
+    Convert(Data<T>(out) + (t * out.size(1) + head) * head_dim, state.acc + r * dim, head_dim);
+  }
+}
+
+/// Position at which a window that ends at `position` begins; 0 without a window.
+inline int32_t WindowStart(int64_t position, int64_t window) {
+  return window == 0 ? 0 : static_cast<int32_t>(std::max<int64_t>(0, position - window + 1));
+}
+
+/// Into how many pieces the heads of a group are cut where there are fewer `items` than threads.
+/// Every head is a computation of its own, so that the cut makes no difference to any bit.
+inline int64_t GroupPieces(int64_t group, int64_t items) {
+  return std::clamp<int64_t>((ThreadCount() + items - 1) / items, 1, group);
+}
+
+/// Grain for `items` pieces of work: all in one below what a wake-up of another thread is worth.
+inline int64_t AttentionGrain(int64_t items, int64_t multiplies) {
+  constexpr int64_t kSerialMultiplies = 400'000;  // 8 us with AVX-512
+  return multiplies < kSerialMultiplies ? items : 1;
+}
+
+}  // namespace mlf
