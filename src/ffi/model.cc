@@ -4,8 +4,6 @@
 namespace mlf {
 namespace {
 
-namespace refl = tvm::ffi::reflection;
-
 ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap, bool mlock,
               const ffi::Optional<ffi::Function>& progress) {
   if (n_threads < 0 || n_threads > 65535) {
@@ -111,7 +109,7 @@ ContextRef NewContext(const ModelRef& self, int64_t n_ctx, int64_t n_seq_max, in
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  refl::ObjectDef<ModelObj>()
+  MethodDef<ModelObj>()
       .def_static("load", Load,
                   "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
                   "progress(fraction) -> bool or None")

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_guard.h"
 #include "runtime/batch.h"
 #include "runtime/context.h"
 #include "runtime/generation.h"

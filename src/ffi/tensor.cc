@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "base/dtype.h"
+#include "base/memory_guard.h"
 
 namespace mlf {
 namespace {
@@ -34,9 +35,7 @@ ffi::Tensor EmptyLike(ffi::TensorView x) {
   return ffi::Tensor::FromNDAlloc(CpuAllocator(), x.shape(), x.dtype(), x.device());
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  ffi::reflection::GlobalDef().def("my_llm_ffi.empty_like", EmptyLike);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { FunctionDef().def("my_llm_ffi.empty_like", EmptyLike); }
 
 }  // namespace
 }  // namespace mlf

@@ -5,8 +5,6 @@
 namespace mlf {
 namespace {
 
-namespace refl = tvm::ffi::reflection;
-
 std::string_view View(const ffi::Bytes& bytes) { return {bytes.data(), bytes.size()}; }
 ffi::Bytes ToBytes(std::string_view text) { return ffi::Bytes(text.data(), text.size()); }
 
@@ -42,7 +40,7 @@ ffi::Optional<int64_t> ToOptional(std::optional<int32_t> id) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  refl::ObjectDef<VocabObj>()
+  MethodDef<VocabObj>()
       .def_static("from_file", FromFile, "The vocabulary of a GGUF file, with or without tensors.")
       .def("tokenize", Tokenize, "UTF-8 bytes, add_special, parse_special -> ids")
       .def("detokenize",
@@ -72,7 +70,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            [](const VocabRef& self) { return ffi::String(std::string(self->vocab->model())); })
       .def("chat_template",
            [](const VocabRef& self) { return ToBytes(self->vocab->chat_template()); });
-  refl::ObjectDef<StreamDecoderObj>()
+  MethodDef<StreamDecoderObj>()
       .def("push",
            [](const StreamDecoderRef& self, int64_t id) {
              const ExclusiveUse exclusive(self->in_use, "StreamDecoder");

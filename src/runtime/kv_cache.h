@@ -91,7 +91,7 @@ class KvCache {
   /// The page at `index` of the table, copied first when another sequence holds it too.
   int32_t PrivatePage(Sequence& sequence, size_t index);
   /// Brings the table in order after entries changed: no empty page, `used` after the last entry,
-  /// counts.
+  /// counts. Allocates nothing, so that what failed for want of memory can be taken back.
   void Settle(int64_t seq);
   void CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const;
   int32_t* PositionsOf(int32_t page) const;
