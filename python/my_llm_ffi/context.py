@@ -138,8 +138,9 @@ class Context:
         Raises:
             OSError: The file cannot be read.
             ValueError: It is not a state of this model and ``kv_dtype``, or does not fit.
-            RuntimeError: Too few pages are free. Sequences that shared memory when they were saved
-                do not when they are loaded. Either way the context is unchanged.
+            RuntimeError: Sequences that are not replaced leave too few pages. A state of all
+                sequences always fits a context of the same size: what shared memory when it was
+                saved shares it again. After any error the context is unchanged.
         """
         self._handle.load_state(os.fspath(path), seq)
 

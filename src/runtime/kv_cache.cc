@@ -66,11 +66,6 @@ std::vector<CacheEntry> KvCache::Entries(int64_t seq) const {
   return entries;
 }
 
-int64_t KvCache::AppendAt(int64_t seq, int64_t index, int32_t position) {
-  while (sequences_[seq].used < index) Append(seq, kEmpty);
-  return Append(seq, position);
-}
-
 std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
   std::optional<std::pair<int32_t, int32_t>> range;
   for (const CacheEntry& entry : Entries(seq)) {
@@ -276,6 +271,30 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
     kv_rotate_kernel(layer.k.device(), layer.k, entries, cos_sin, rope_interleaved);
   }
   Settle(seq);
+}
+
+std::vector<int32_t> KvCache::Replace(const std::vector<SavedTable>& tables,
+                                      const std::vector<int32_t>& positions) {
+  const auto n_rows = static_cast<int64_t>(positions.size()) / kPageSize;
+  std::vector<int64_t> replaced;
+  for (const SavedTable& table : tables) replaced.push_back(table.seq);
+  CheckRoom(n_rows, FreePagesWithout(replaced));
+  for (const int64_t seq : replaced) Clear(seq);
+  std::vector<int32_t> pages;
+  pages.reserve(n_rows);
+  for (int64_t row = 0; row < n_rows; ++row) {
+    pages.push_back(TakePage());
+    owners_[pages.back()] = 0;
+    std::copy_n(positions.data() + row * kPageSize, kPageSize, PositionsOf(pages.back()));
+  }
+  for (const SavedTable& table : tables) {
+    for (const uint32_t row : table.rows) {
+      sequences_[table.seq].pages.push_back(pages[row]);
+      ++owners_[pages[row]];
+    }
+    Settle(table.seq);
+  }
+  return pages;
 }
 
 template <typename Fn>

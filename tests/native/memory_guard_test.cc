@@ -51,7 +51,8 @@ void TestSignatureIsKept() {
 void TestPurpose() {
   constexpr int64_t kTooMuch = int64_t{1} << 60;
   MLF_EXPECT_THROWS(Buffer{kTooMuch}, "MemoryError", "cannot allocate 1099511627776 MiB (");
-  MLF_EXPECT_THROWS(Buffer::For("a hall", kTooMuch), "MemoryError", "a hall: cannot allocate 10995");
+  MLF_EXPECT_THROWS(Buffer::For("a hall", kTooMuch), "MemoryError",
+                    "a hall: cannot allocate 10995");
   MLF_EXPECT_THROWS(Buffer::For("a hall", -1), "InternalError", "negative size");
   MLF_EXPECT(Buffer::For("a room", 100).bytes() == 100);
 }
