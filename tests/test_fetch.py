@@ -13,6 +13,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from my_llm_ffi import fetch, fetch_index
@@ -147,9 +148,10 @@ def test_a_broken_wheel_is_refused(wheels, tmp_path):
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_progress_cancels(wheels, tmp_path):
+@pytest.mark.parametrize("no", [False, np.bool_(False)], ids=["bool", "numpy"])
+def test_progress_cancels(wheels, tmp_path, no):
     with pytest.raises(FetchError, match="tiny was cancelled"):
-        fetch_model("tiny", progress=lambda fraction: False)
+        fetch_model("tiny", progress=lambda fraction: no)
     assert leftovers(tmp_path / "cache") == []
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from .checks import goes_on
 from .progress import ProgressBar
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -153,7 +154,7 @@ def _disk_full(folder: Path, needed: int, free: int) -> OSError:
 
 def _reporter(name: str, progress: Progress) -> Callable[[float], None]:
     def report(fraction: float) -> None:
-        if progress(fraction) is False:
+        if not goes_on(progress(fraction)):
             raise FetchError(f"fetch_model: {name} was cancelled")
 
     return report

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count, as_number
+from .checks import as_count, as_number, goes_on
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -86,7 +86,7 @@ class Model:
             file's pages, which several processes then share.
         mmap: Map the file instead of reading it.
         mlock: Keep the mapped file in memory.
-        progress: Called with the fraction loaded; returning False cancels.
+        progress: Called with the fraction loaded; returning False (or NumPy's) cancels.
 
     Raises:
         OSError: The file cannot be read.
@@ -117,7 +117,10 @@ class Model:
                 file, threads, bool(repack), bool(mmap), bool(mlock), callback
             )
 
-        self._handle = load(None) if progress is None else call_relaying(load, progress)
+        if progress is None:
+            self._handle = load(None)
+        else:
+            self._handle = call_relaying(load, lambda fraction: goes_on(progress(fraction)))
 
     @property
     def config(self) -> ModelConfig:
