@@ -13,6 +13,7 @@ import tvm_ffi
 
 import my_llm_ffi as llm
 from my_llm_ffi import base
+from my_llm_ffi.cli.streams import with_streams
 
 
 def add_one() -> None:
@@ -97,4 +98,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(with_streams(lambda: main(sys.argv[1:])))

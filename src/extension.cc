@@ -9,6 +9,7 @@
 
 #include "base/cpu.h"
 #include "base/device_library.h"
+#include "base/memory_guard.h"
 #include "base/signature.h"
 
 namespace mlf {
@@ -140,7 +141,7 @@ int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  refl::GlobalDef()
+  FunctionDef()
       .def("my_llm_ffi.version", [] { return ffi::String(MLF_VERSION); })
       .def("my_llm_ffi.build_info", BuildInfo)
       .def("my_llm_ffi.add_one", AddOne)

@@ -48,6 +48,12 @@ def test_internal_error_is_a_runtime_error():
     assert issubclass(llm.InternalError, RuntimeError)
 
 
+def test_memory_that_tvm_ffi_does_not_get_is_a_memory_error():
+    """It copies arguments before our functions see them."""
+    with pytest.raises(MemoryError, match="the system has no memory left"):
+        _ffi_api.raise_error("InternalError", "std::bad_alloc")
+
+
 class CustomError(Exception):
     """Not known to tvm-ffi."""
 

@@ -12,10 +12,11 @@ import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
+import gguf
 import pytest
 
 import my_llm_ffi
-from my_llm_ffi import bench, cli
+from my_llm_ffi import _ffi_api, bench, cli
 from my_llm_ffi.cli import commands
 
 PIECES = ["Be", "cause", " é\n", ""]
@@ -114,6 +115,8 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setattr(my_llm_ffi, "Model", FakeModel, raising=False)
     monkeypatch.setattr(my_llm_ffi, "Vocab", FakeVocab, raising=False)
     monkeypatch.setattr(my_llm_ffi, "SamplingParams", SimpleNamespace, raising=False)
+    with_tensors = SimpleNamespace(open=lambda path: SimpleNamespace(n_tensors=lambda: 3))
+    monkeypatch.setattr(_ffi_api, "Gguf", with_tensors)
     path = tmp_path / "fake.gguf"
     path.write_bytes(b"GGUF")
     return str(path)
@@ -218,6 +221,32 @@ def test_info(fake, capsys):
     assert facts["metadata"] == expected
 
 
+def test_info_of_a_vocabulary_alone(tmp_path, capsys):
+    path = tmp_path / "vocab.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("a tokenizer that nobody knows")
+    writer.add_token_list(["a", "b", "c"])
+    writer.add_chat_template("{{ messages }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert cli.main(["info", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["metadata"]["tokenizer.ggml.tokens"] == ["a", "b", "c"]
+    assert (facts["architecture"], facts["n_vocab"], facts["chat_template"]) == ("llama", 3, True)
+    assert facts["weights"] == "none: a vocabulary only"
+    assert cli.main(["info", str(path)]) == 0
+    assert "tokenizer.ggml.model" in capsys.readouterr().out
+
+
+def test_info_of_the_shared_vocabularies(data_dir, capsys):
+    paths = sorted((data_dir / "vocabs").glob("*.gguf"))
+    assert paths
+    for path in paths:
+        assert cli.main(["info", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["n_vocab"] > 1000
+
+
 def test_fetch(fake, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
@@ -289,6 +318,13 @@ def test_bench_prints_a_table_or_json(fake, capsys):
         (["generate", "FILE", "--temperature", "nan"], "nan is not between 0 and 100"),
         (["generate", "FILE", "--temperature", "-1"], "-1 is not between 0 and 100"),
         (["generate", "FILE", "--top-p", "1.5"], "1.5 is not between 0 and 1"),
+        (["generate", "FILE", "--top-p", "0"], "0 is not above 0"),
+        (["generate", "FILE", "--seed", "-1"], "-1 is less than 0"),
+        (["generate", "FILE", "--seed", str(2**63)], f"{2**63} is more than {2**63 - 1}"),
+        (["generate", "FILE", "--top-k", str(10**30)], "is more than"),
+        (["generate", "FILE", "--n-ctx", str(2**31)], "is more than 1073741824"),
+        (["generate", "FILE", "--threads", "65536"], "65536 is more than 65535"),
+        (["bench", "FILE", "-p", str(2**31)], "is more than 1073741824"),
         (["generate", "FILE", "--stop", ""], "a stop string is empty"),
         (["generate", "FILE", "--prompt", "x", "--system", "y"], "--system needs --chat"),
         (["fetch", "nope"], "invalid choice: 'nope'"),
@@ -324,6 +360,26 @@ def test_a_missing_file_is_named(fake, capsys, command):
     rest = {"generate": ["--prompt", "x"], "tokenize": ["x"]}.get(command, [])
     assert cli.main([command, "/no/such.gguf", *rest]) == 1
     assert capsys.readouterr().err.startswith("my-llm-ffi: error: /no/such.gguf: no such file")
+
+
+@pytest.mark.parametrize("command", ["generate", "info", "bench", "tokenize"])
+def test_a_directory_is_called_one(fake, tmp_path, capsys, command):
+    rest = {"generate": ["--prompt", "x"], "tokenize": ["x"]}.get(command, [])
+    assert cli.main([command, str(tmp_path), *rest]) == 1
+    assert f"error: {tmp_path} is a directory, expected a GGUF file" in capsys.readouterr().err
+
+
+def test_a_directory_named_like_a_known_model(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2-135m-instruct").mkdir()
+    monkeypatch.setattr(commands, "fetch_model", lambda name: commands.Path(fake))
+    assert cli.main(["generate", "--prompt", "x"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--hel"], ["--max-new-tokens", "x"]])
+def test_the_example_asks_only_when_it_runs(fake, capsys, arguments):
+    assert cli.run_example_generate(arguments) == (2 if "x" in arguments else 0)
+    assert "Why is the sky blue?" not in capsys.readouterr().err
 
 
 def test_ctrl_c_is_status_130(fake, monkeypatch, capsys):

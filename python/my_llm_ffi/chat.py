@@ -37,7 +37,8 @@ def render_chat(
     only (copies of what is given) and no attribute but the methods of strings, lists and mappings.
 
     Control tokens written inside a message's text are not escaped: what is rendered from untrusted
-    messages and tokenized with ``parse_special=True`` can forge turns.
+    messages and tokenized with ``parse_special=True`` can forge turns. `Model.chat` knows better
+    (chat_guard.py).
 
     Args:
         template: Jinja2 source, ``vocab.chat_template`` of a model.

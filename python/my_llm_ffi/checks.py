@@ -27,3 +27,13 @@ def as_count(name: str, value: Any) -> int:
     if not -INT64_MAX <= count <= INT64_MAX:
         raise OverflowError(f"{name} is {count}, which does not fit 64 bits")
     return count
+
+
+def as_range(p0: Any, p1: Any) -> tuple[int, int | None]:
+    """Returns the positions of a range as integers; no ``p1``: to the end."""
+    return as_count("p0", p0), None if p1 is None else as_count("p1", p1)
+
+
+def goes_on(answer: Any) -> bool:
+    """Whether a progress callback's answer lets the work go on: anything but a kind of False."""
+    return answer is None or bool(answer)

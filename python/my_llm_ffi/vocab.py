@@ -65,7 +65,7 @@ class Vocab:
         """
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}, expected str")
-        return list(self._handle.tokenize(text.encode(), add_special, parse_special))
+        return list(self._handle.tokenize(text.encode(), bool(add_special), bool(parse_special)))
 
     def detokenize(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Joins token ids to text; bytes that are not UTF-8 become U+FFFD.
@@ -74,7 +74,7 @@ class Vocab:
             IndexError: An id is out of range.
         """
         tokens = [as_count("token", token) for token in ids]
-        raw: bytes = self._handle.detokenize(tokens, skip_special)
+        raw: bytes = self._handle.detokenize(tokens, bool(skip_special))
         return raw.decode("utf-8", "replace")
 
     def decoder(self, *, skip_special: bool = False, at_start: bool = False) -> StreamDecoder:
@@ -86,7 +86,7 @@ class Vocab:
                 that some vocabularies put in front. Otherwise it continues one, as an answer
                 continues its prompt.
         """
-        return StreamDecoder(self._handle.decoder(skip_special, at_start))
+        return StreamDecoder(self._handle.decoder(bool(skip_special), bool(at_start)))
 
     def piece(self, token: int) -> bytes:
         """Returns the bytes that a token stands for in running text.

@@ -26,7 +26,10 @@ Buffer::Buffer(int64_t bytes, DLDevice device) : bytes_(bytes), device_(device) 
   const int64_t mapped = MappedBytes(bytes), slack = bytes >= kHugePage ? kHugePage : 0;
   void* map = mmap(nullptr, mapped + slack, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED) TVM_FFI_THROW(MemoryError) << "cannot allocate " << bytes << " bytes";
+  if (map == MAP_FAILED) {
+    TVM_FFI_THROW(MemoryError) << "cannot allocate " << (bytes >> 20) << " MiB (" << bytes
+                               << " bytes)";
+  }
   auto* begin = static_cast<uint8_t*>(map);
   data_ = begin;
   if (slack == 0) return;
@@ -34,6 +37,15 @@ Buffer::Buffer(int64_t bytes, DLDevice device) : bytes_(bytes), device_(device) 
   if (data_ > begin) munmap(begin, data_ - begin);
   if (begin + slack > data_) munmap(data_ + mapped, begin + slack - data_);
   madvise(data_, mapped, MADV_HUGEPAGE);
+}
+
+Buffer Buffer::For(const std::string& purpose, int64_t bytes) {
+  try {
+    return Buffer(bytes);
+  } catch (const tvm::ffi::Error& error) {
+    if (error.kind() != "MemoryError") throw;
+    TVM_FFI_THROW(MemoryError) << purpose << ": " << std::string(error.message());
+  }
 }
 
 Buffer::~Buffer() {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <utility>
 
 namespace mlf {
@@ -16,6 +17,8 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t bytes, DLDevice device = {kDLCPU, 0});
+  /// On the CPU; the MemoryError begins with `purpose` ("a KV cache of n_ctx=8 entries").
+  static Buffer For(const std::string& purpose, int64_t bytes);
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);

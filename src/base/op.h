@@ -5,6 +5,7 @@
 #include <sstream>
 #include <string>
 
+#include "base/memory_guard.h"
 #include "base/signature.h"
 
 namespace mlf {
@@ -60,11 +61,10 @@ class Op {
 
   template <typename Fn>
   void Register(Fn fn) const {
-    namespace refl = tvm::ffi::reflection;
     const std::string name = std::string("my_llm_ffi.") + name_;
-    refl::GlobalDef().def(
+    FunctionDef().def(
         name.c_str(), fn, doc_,
-        refl::Metadata{{"op", ffi::String(signature_)}, {"doc", ffi::String(doc_)}});
+        ffi::reflection::Metadata{{"op", ffi::String(signature_)}, {"doc", ffi::String(doc_)}});
   }
 
  private:

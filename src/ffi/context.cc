@@ -4,7 +4,6 @@
 namespace mlf {
 namespace {
 
-namespace refl = tvm::ffi::reflection;
 using OptionalInt = ffi::Optional<int64_t>;
 
 ffi::Optional<ffi::Tuple<int64_t, int64_t>> Positions(const ContextRef& self, int64_t seq) {
@@ -14,7 +13,7 @@ ffi::Optional<ffi::Tuple<int64_t, int64_t>> Positions(const ContextRef& self, in
 }
 
 void RegisterContext() {
-  refl::ObjectDef<ContextObj>()
+  MethodDef<ContextObj>()
       .def("close", [](const ContextRef& self) { self->context.Close(); })
       .def("decode",
            [](const ContextRef& self, const BatchRef& batch) {
@@ -57,7 +56,7 @@ void RegisterContext() {
 }
 
 void RegisterBatch() {
-  refl::ObjectDef<BatchObj>()
+  MethodDef<BatchObj>()
       .def_static("create", [] { return BatchRef(ffi::make_object<BatchObj>()); })
       .def("add",
            [](const BatchRef& self, int64_t token, int64_t position,

@@ -4,8 +4,6 @@
 namespace mlf {
 namespace {
 
-namespace refl = tvm::ffi::reflection;
-
 std::span<const float> CheckedLogits(const TensorView& logits) {
   if (logits.dtype() != kF32) {
     TVM_FFI_THROW(TypeError) << "logits is " << DtypeName(logits.dtype()) << ", expected float32";
@@ -52,7 +50,7 @@ void AddLogitBias(const SamplerRef& self, const ffi::Map<int64_t, double>& bias)
 }
 
 void RegisterSampler() {
-  refl::ObjectDef<SamplerObj>()
+  MethodDef<SamplerObj>()
       .def_static("create", [] { return SamplerRef(ffi::make_object<SamplerObj>()); })
       .def("add_penalties",
            [](const SamplerRef& self, double repetition, double frequency, double presence,
@@ -102,7 +100,7 @@ ffi::Map<ffi::String, ffi::Any> Timings(const GenerationRef& self) {
 }
 
 void RegisterGeneration() {
-  refl::ObjectDef<GenerationObj>()
+  MethodDef<GenerationObj>()
       .def_static("create", NewGeneration)
       .def(
           "next",

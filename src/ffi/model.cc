@@ -1,10 +1,9 @@
 // my_llm_ffi.Model across the border.
+#include "ffi/metadata.h"
 #include "ffi/objects.h"
 
 namespace mlf {
 namespace {
-
-namespace refl = tvm::ffi::reflection;
 
 ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap, bool mlock,
               const ffi::Optional<ffi::Function>& progress) {
@@ -44,58 +43,6 @@ ffi::Map<ffi::String, ffi::Any> Config(const ModelRef& self) {
           {"rope_dims", c.rope_dims}};
 }
 
-ffi::Any ToAny(const GgufValue& value);
-
-ffi::Any ToAny(const GgufArray& array) {
-  return std::visit(
-      [](const auto& items) -> ffi::Any {
-        ffi::Array<ffi::Any> out;
-        out.reserve(static_cast<int64_t>(items.size()));
-        for (const auto& item : items) {
-          if constexpr (std::is_same_v<std::decay_t<decltype(item)>, GgufArray>) {
-            out.push_back(ToAny(item));
-          } else {
-            out.push_back(ToAny(GgufValue{item}));
-          }
-        }
-        return out;
-      },
-      array.items);
-}
-
-ffi::Any ToAny(const GgufValue& value) {
-  return std::visit(
-      [](const auto& v) -> ffi::Any {
-        using T = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<T, std::string_view>) {
-          return ffi::Bytes(v.data(), v.size());  // files may hold anything; Python decodes
-        } else if constexpr (std::is_same_v<T, GgufArray>) {
-          return ToAny(v);
-        } else if constexpr (std::is_same_v<T, uint64_t>) {
-          if (v > INT64_MAX) return static_cast<double>(v);  // the ABI's integers are signed
-          return static_cast<int64_t>(v);
-        } else {
-          return v;
-        }
-      },
-      value.value);
-}
-
-ffi::Array<ffi::Bytes> MetadataKeys(const ModelRef& self) {
-  ffi::Array<ffi::Bytes> keys;
-  const auto file = self->model->file();
-  for (const auto& [key, value] : file->metadata())
-    keys.push_back(ffi::Bytes(key.data(), key.size()));
-  return keys;
-}
-
-ffi::Any MetadataValue(const ModelRef& self, const ffi::Bytes& key) {
-  const auto file = self->model->file();
-  const GgufValue* value = file->Find(std::string_view(key.data(), key.size()));
-  if (value == nullptr) TVM_FFI_THROW(KeyError) << std::string(key.data(), key.size());
-  return ToAny(*value);
-}
-
 DLDataType KvDtype(const ffi::String& name) {
   if (name == "f16") return kF16;
   if (name == "f32") return kF32;
@@ -111,7 +58,7 @@ ContextRef NewContext(const ModelRef& self, int64_t n_ctx, int64_t n_seq_max, in
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  refl::ObjectDef<ModelObj>()
+  MethodDef<ModelObj>()
       .def_static("load", Load,
                   "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
                   "progress(fraction) -> bool or None")
@@ -119,9 +66,13 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("config", Config)
       .def("n_threads", [](const ModelRef& self) { return self->model->n_threads(); })
       .def("file_bytes", [](const ModelRef& self) { return self->model->file()->file_bytes(); })
-      .def("metadata_keys", MetadataKeys)
-      .def("metadata", MetadataValue,
-           "The value of a metadata key; strings as bytes. KeyError when there is none.")
+      .def("metadata_keys", [](const ModelRef& self) { return MetadataKeys(*self->model->file()); })
+      .def(
+          "metadata",
+          [](const ModelRef& self, const ffi::Bytes& key) {
+            return MetadataValue(*self->model->file(), key);
+          },
+          "The value of a metadata key; strings as bytes. KeyError when there is none.")
       .def("vocab",
            [](const ModelRef& self) {
              return VocabRef(ffi::make_object<VocabObj>(self->model->vocab()));

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_guard.h"
+#include "io/gguf.h"
 #include "runtime/batch.h"
 #include "runtime/context.h"
 #include "runtime/generation.h"
@@ -39,6 +41,13 @@ class Held {
   mutable std::mutex mutex_;
   std::shared_ptr<T> value_;
   const char* object_;
+};
+
+class GgufObj : public ffi::Object {
+ public:
+  explicit GgufObj(std::shared_ptr<const Gguf> file) : file(std::move(file)) {}
+  std::shared_ptr<const Gguf> file;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Gguf", GgufObj, ffi::Object);
 };
 
 class ModelObj : public ffi::Object {
@@ -107,6 +116,7 @@ class GenerationObj : public ffi::Object {
     TVM_FFI_DEFINE_OBJECT_REF_METHODS_NOTNULLABLE(Ref, ffi::ObjectRef, Obj);        \
   }
 
+MLF_OBJECT_REF(GgufRef, GgufObj);
 MLF_OBJECT_REF(ModelRef, ModelObj);
 MLF_OBJECT_REF(VocabRef, VocabObj);
 MLF_OBJECT_REF(StreamDecoderRef, StreamDecoderObj);

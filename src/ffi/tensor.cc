@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "base/dtype.h"
+#include "base/memory_guard.h"
 
 namespace mlf {
 namespace {
@@ -34,7 +35,7 @@ ffi::Tensor Empty(const ffi::Shape& shape, DLDataType dtype, DLDevice device) {
   return ffi::Tensor::FromNDAlloc(CpuAllocator(), shape, dtype, device);
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() { ffi::reflection::GlobalDef().def("my_llm_ffi.empty", Empty); }
+TVM_FFI_STATIC_INIT_BLOCK() { FunctionDef().def("my_llm_ffi.empty", Empty); }
 
 }  // namespace
 }  // namespace mlf

@@ -2,6 +2,7 @@
 #include "model/forward.h"
 
 #include <algorithm>
+#include <string>
 
 #include "kernels/linear.h"
 
@@ -12,8 +13,10 @@ constexpr int64_t kFloatBytes = sizeof(float);
 }  // namespace
 
 Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(config) {
+  const std::string purpose =
+      "working memory for batches of " + std::to_string(max_tokens) + " tokens";
   const auto floats = [&](int64_t per_token) {
-    return Buffer(max_tokens * per_token * kFloatBytes);
+    return Buffer::For(purpose, max_tokens * per_token * kFloatBytes);
   };
   hidden_ = floats(config.n_embd);
   normed_ = floats(config.n_embd);
@@ -29,7 +32,7 @@ Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(co
   cos_sin_ = floats(config.rope_dims);
   const int64_t widest = std::max({config.n_embd, config.q_dim(), config.n_ff});
   const int64_t padded = (widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
-  quantized_ = Buffer(max_tokens * QuantizedRowBytes(padded, kMaxActivationPlanes));
+  quantized_ = Buffer::For(purpose, max_tokens * QuantizedRowBytes(padded, kMaxActivationPlanes));
 }
 
 ArrayView Workspace::CosSin(int64_t tokens) const {

@@ -13,6 +13,8 @@ std::string Dims(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
+std::string Purpose(const std::string& name) { return "tensor " + name; }
+
 }  // namespace
 
 ArrayView Weight::view() const {
@@ -50,7 +52,8 @@ void WeightLoader::Report(int64_t bytes) {
 Weight WeightLoader::Matrix(const std::string& name, int64_t rows, int64_t cols) {
   if (!options_.repack) return Table(name, rows, cols);
   const GgufTensor& tensor = Take(name, {rows, cols});
-  Weight w{tensor.format, rows, cols, Buffer(PackedBytes(tensor.format, rows, cols)), nullptr};
+  Weight w{tensor.format, rows, cols,
+           Buffer::For(Purpose(name), PackedBytes(tensor.format, rows, cols)), nullptr};
   const ArrayView source(const_cast<uint8_t*>(tensor.data), kU8,
                          {rows, RowBytes(tensor.format, cols)});
   pack_weight_kernel({kDLCPU, 0}, w.view(), source, static_cast<int64_t>(w.format), cols);
@@ -72,7 +75,7 @@ Vector WeightLoader::Values(const std::string& name, int64_t size) {
     TVM_FFI_THROW(ValueError) << file_->path() << ": tensor " << name << " of " << size
                               << " values cannot be " << format.name;
   }
-  Vector v{Buffer(size * static_cast<int64_t>(sizeof(float))), size};
+  Vector v{Buffer::For(Purpose(name), size * static_cast<int64_t>(sizeof(float))), size};
   format.dequantize_row(tensor.data, v.data.data<float>(), size);
   Report(tensor.bytes);
   return v;

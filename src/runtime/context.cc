@@ -39,8 +39,8 @@ ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
 struct LogitsMemory {
   std::shared_ptr<Buffer> buffer;
   void AllocData(DLTensor* tensor) {
-    buffer = std::make_shared<Buffer>(tensor->shape[0] * tensor->shape[1] *
-                                      static_cast<int64_t>(sizeof(float)));
+    const int64_t rows = tensor->shape[0], bytes = rows * tensor->shape[1] * int64_t{sizeof(float)};
+    buffer = std::make_shared<Buffer>(Buffer::For(std::to_string(rows) + " rows of logits", bytes));
     tensor->data = buffer->data();
   }
   void FreeData(DLTensor*) {}

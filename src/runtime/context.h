@@ -50,7 +50,8 @@ class Context {
   int64_t Count(int64_t seq) const;                                         // entries held
   void Clear();
 
-  /// Positions, keys and values of one sequence or of all. Load: ValueError when the file is not a
+  /// Positions, keys and values of one sequence or of all, pages that sequences share once; so a
+  /// state of all loads into any context of the same size. Load: ValueError when the file is not a
   /// state of this model and kv_dtype or does not fit n_ctx or n_seq_max, RuntimeError when other
   /// sequences hold the pages that it needs; either way nothing has changed.
   void SaveState(const std::string& path, std::optional<int64_t> seq) const;

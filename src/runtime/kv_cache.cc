@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <unordered_set>
 
 #include "base/interrupt.h"
@@ -30,8 +31,11 @@ KvCache::KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DL
     TVM_FFI_THROW(MemoryError) << "a KV cache of n_ctx=" << n_ctx
                                << " entries does not fit the address space";
   }
-  data_ = Buffer(2 * config.n_layers * layer_bytes);
-  positions_ = Buffer(n_pages_ * kPageSize * static_cast<int64_t>(sizeof(int32_t)));
+  const std::string purpose = "a KV cache of n_ctx=" + std::to_string(n_ctx) +
+                              " entries, n_seq_max=" + std::to_string(n_seq_max) + ", " +
+                              DtypeName(dtype);
+  data_ = Buffer::For(purpose, 2 * config.n_layers * layer_bytes);
+  positions_ = Buffer::For(purpose, n_pages_ * kPageSize * static_cast<int64_t>(sizeof(int32_t)));
   for (int64_t i = 0; i < config.n_layers; ++i) {
     uint8_t* k = data_.data() + 2 * i * layer_bytes;
     layers_.push_back(
@@ -60,11 +64,6 @@ std::vector<CacheEntry> KvCache::Entries(int64_t seq) const {
     }
   }
   return entries;
-}
-
-int64_t KvCache::AppendAt(int64_t seq, int64_t index, int32_t position) {
-  while (sequences_[seq].used < index) Append(seq, kEmpty);
-  return Append(seq, position);
 }
 
 std::optional<std::pair<int32_t, int32_t>> KvCache::Range(int64_t seq) const {
@@ -96,8 +95,10 @@ int64_t KvCache::FreePagesWithout(const std::vector<int64_t>& sequences) const {
 int32_t KvCache::TakePage() {
   CheckRoom(1, free_pages());
   if (free_.empty()) {  // none was used before: the next one of untouched memory
-    free_.push_back(static_cast<int32_t>(owners_.size()));
+    // Room for every page that DropPage may have to put there: it runs where memory is out.
+    if (free_.capacity() <= owners_.size()) free_.reserve(2 * owners_.size() + 16);
     owners_.push_back(0);
+    free_.push_back(static_cast<int32_t>(owners_.size() - 1));
     std::fill_n(PositionsOf(free_.back()), kPageSize, kEmpty);
   }
   const int32_t page = free_.back();
@@ -154,23 +155,22 @@ void KvCache::Settle(int64_t seq) {
     while (n > 0 && PositionsOf(page)[n - 1] == kEmpty) --n;
     return n;
   };
-  std::vector<int32_t> kept;
-  for (int32_t page : s.pages) {
-    if (last_used(page) > 0) {
-      kept.push_back(page);
-    } else {
-      DropPage(page);
-    }
-  }
-  s.pages = std::move(kept);
+  std::erase_if(s.pages, [&](int32_t page) {
+    const bool empty = last_used(page) == 0;
+    if (empty) DropPage(page);
+    return empty;
+  });
   // Entries freed at the end are taken again by the next append: the table is as if they had never
   // been.
   const int64_t pages = static_cast<int64_t>(s.pages.size());
   s.used = pages == 0 ? 0 : (pages - 1) * kPageSize + last_used(s.pages.back());
-  const auto entries = Entries(seq);
-  s.count = static_cast<int64_t>(entries.size());
+  s.count = 0;
   s.last = -1;
-  for (const CacheEntry& entry : entries) s.last = std::max(s.last, entry.position);
+  for (int32_t page : s.pages) {
+    const int32_t* positions = PositionsOf(page);
+    s.count += kPageSize - std::count(positions, positions + kPageSize, kEmpty);
+    s.last = std::max(s.last, *std::max_element(positions, positions + kPageSize));
+  }
 }
 
 KvCache::Overlap KvCache::OverlapOf(int32_t page, int32_t p0, int32_t p1) const {
@@ -271,6 +271,30 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
     kv_rotate_kernel(layer.k.device(), layer.k, entries, cos_sin, rope_interleaved);
   }
   Settle(seq);
+}
+
+std::vector<int32_t> KvCache::Replace(const std::vector<SavedTable>& tables,
+                                      const std::vector<int32_t>& positions) {
+  const auto n_rows = static_cast<int64_t>(positions.size()) / kPageSize;
+  std::vector<int64_t> replaced;
+  for (const SavedTable& table : tables) replaced.push_back(table.seq);
+  CheckRoom(n_rows, FreePagesWithout(replaced));
+  for (const int64_t seq : replaced) Clear(seq);
+  std::vector<int32_t> pages;
+  pages.reserve(n_rows);
+  for (int64_t row = 0; row < n_rows; ++row) {
+    pages.push_back(TakePage());
+    owners_[pages.back()] = 0;
+    std::copy_n(positions.data() + row * kPageSize, kPageSize, PositionsOf(pages.back()));
+  }
+  for (const SavedTable& table : tables) {
+    for (const uint32_t row : table.rows) {
+      sequences_[table.seq].pages.push_back(pages[row]);
+      ++owners_[pages[row]];
+    }
+    Settle(table.seq);
+  }
+  return pages;
 }
 
 template <typename Fn>

@@ -18,6 +18,12 @@ struct CacheEntry {
   int32_t position;
 };
 
+/// A sequence of a saved state: its pages, as rows of the saved positions.
+struct SavedTable {
+  int64_t seq;
+  std::vector<uint32_t> rows;
+};
+
 /// A sequence is a list of pages (its row of the block table) and the number of its entries in use,
 /// holes included; a page may belong to several sequences and is copied before one of them changes
 /// it. Every entry carries its position (−1: empty), which masks use, so that removed and shifted
@@ -71,8 +77,12 @@ class KvCache {
   void WriteEntry(int64_t slot, const uint8_t* in);
   /// Entries of `seq` in table order, holes left out.
   std::vector<CacheEntry> Entries(int64_t seq) const;
-  /// Appends for a saved state: holes up to table index `index`, then an entry there.
-  int64_t AppendAt(int64_t seq, int64_t index, int32_t position);
+  /// Replaces sequences by saved ones over as many fresh pages as `positions` (int32 [pages,
+  /// kPageSize], −1: empty) has rows; tables hold rows of it, and every row must have an entry and
+  /// an owner. Returns the page of each row. RuntimeError when too few are free, and then nothing
+  /// has changed.
+  std::vector<int32_t> Replace(const std::vector<SavedTable>& tables,
+                               const std::vector<int32_t>& positions);
 
  private:
   struct Sequence {
@@ -91,7 +101,7 @@ class KvCache {
   /// The page at `index` of the table, copied first when another sequence holds it too.
   int32_t PrivatePage(Sequence& sequence, size_t index);
   /// Brings the table in order after entries changed: no empty page, `used` after the last entry,
-  /// counts.
+  /// counts. Allocates nothing, so that what failed for want of memory can be taken back.
   void Settle(int64_t seq);
   void CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const;
   int32_t* PositionsOf(int32_t page) const;

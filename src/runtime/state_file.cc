@@ -1,15 +1,19 @@
 // Saved states of a Context: SaveState and LoadState of context.h.
 //
 // File, little-endian: magic "MLFSTATE", u32 version, u32 length + bytes of the signature (what
-// must be equal for the keys and values to mean the same), u32 sequences; per sequence u32 id, u32
-// entries, then per entry u32 index in the table (so that sums run in the same order again), i32
-// position, and its keys and values over all layers.
+// must be equal for the keys and values to mean the same). u32 pages, per page kPageSize × i32
+// position (−1: empty), then keys and values over all layers of each entry that is not empty. u32
+// sequences, per sequence u32 id, u32 pages, then u32 number of each page in order. Pages that
+// sequences share are there once, and sums run in the same order again.
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <unordered_map>
+#include <vector>
 
 #include "base/os_error.h"
 #include "base/quote.h"
@@ -21,7 +25,7 @@ namespace mlf {
 namespace {
 
 constexpr char kMagic[8] = {'M', 'L', 'F', 'S', 'T', 'A', 'T', 'E'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kShownBytes = 200;  // of a signature, in messages
 
 std::string Signature(const Model& model, DLDataType kv_dtype) {
@@ -111,53 +115,26 @@ class Reader {
   uint64_t left_ = 0;
 };
 
-struct SavedSequence {
-  int64_t id;
-  std::vector<uint32_t> indices;
-  std::vector<int32_t> positions;
-  std::vector<uint8_t> entries;
+/// What a file holds, checked as far as that needs no context.
+struct SavedState {
+  std::vector<int32_t> positions;  // [pages, kPageSize], −1: empty
+  std::vector<uint8_t> entries;    // of the positions that are not empty, in their order
+  std::vector<SavedTable> tables;
 };
 
-/// Positions rise along the table unless a shift has moved some over others; they are never equal.
-bool ArePositions(std::vector<int32_t> values) {
-  std::sort(values.begin(), values.end());
-  return values.empty() || (values.front() >= 0 && values.back() < INT32_MAX &&
-                            std::adjacent_find(values.begin(), values.end()) == values.end());
+[[noreturn]] void RefuseState(const std::string& path, const char* fault) {
+  TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << fault;
 }
 
-SavedSequence ReadSequence(Reader& in, const std::string& path, int64_t entry_bytes) {
-  SavedSequence saved{in.Value<uint32_t>(), {}, {}, {}};
-  const uint64_t count = in.Value<uint32_t>();
-  if (count * (entry_bytes + sizeof(uint32_t) + sizeof(int32_t)) > in.left()) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
-  }
-  saved.entries.resize(count * entry_bytes);
-  for (uint64_t i = 0; i < count; ++i) {
-    const int64_t index = in.Value<uint32_t>(), before = i > 0 ? int64_t{saved.indices.back()} : -1;
-    const int64_t page = i > 0 ? before / kPageSize : -1;
-    // Every page of the table holds an entry.
-    if (index <= before || index / kPageSize > page + 1) {
-      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds entries out of order";
-    }
-    saved.indices.push_back(static_cast<uint32_t>(index));
-    saved.positions.push_back(in.Value<int32_t>());
-    in.Bytes(saved.entries.data() + i * entry_bytes, entry_bytes);
-  }
-  if (!ArePositions(saved.positions)) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path
-                              << " holds positions that are out of range or there twice";
-  }
-  return saved;
-}
-
-std::vector<SavedSequence> ReadState(const std::string& path, const std::string& signature,
-                                     int64_t entry_bytes) {
-  Reader in(path);
+void ReadHeader(Reader& in, const std::string& path, const std::string& signature) {
   char magic[sizeof kMagic];
   in.Bytes(magic, sizeof magic);
-  if (std::memcmp(magic, kMagic, sizeof magic) != 0 || in.Value<uint32_t>() != kVersion) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is not a state file of version "
-                              << kVersion;
+  if (std::memcmp(magic, kMagic, sizeof magic) != 0)
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is not a state file";
+  const auto version = in.Value<uint32_t>();
+  if (version != kVersion) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is a state file of version " << version
+                              << ", expected version " << kVersion;
   }
   const uint32_t length = in.Value<uint32_t>();
   std::string found(std::min<uint64_t>(length, in.left()), '\0');
@@ -167,10 +144,74 @@ std::vector<SavedSequence> ReadState(const std::string& path, const std::string&
                               << Quoted(found, kShownBytes) << ", this context is "
                               << Quoted(signature, kShownBytes);
   }
-  std::vector<SavedSequence> sequences;
-  for (uint32_t n = in.Value<uint32_t>(); n > 0; --n)
-    sequences.push_back(ReadSequence(in, path, entry_bytes));
-  return sequences;
+}
+
+void ReadPages(Reader& in, const std::string& path, int64_t entry_bytes, SavedState* state) {
+  const uint64_t n_pages = in.Value<uint32_t>();
+  if (n_pages * (kPageSize * sizeof(int32_t) + entry_bytes) > in.left())
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
+  state->positions.resize(n_pages * kPageSize);
+  for (uint64_t page = 0; page < n_pages; ++page) {
+    int32_t* positions = state->positions.data() + page * kPageSize;
+    in.Bytes(positions, kPageSize * sizeof(int32_t));
+    const int64_t empty = std::count(positions, positions + kPageSize, -1);
+    if (empty == kPageSize) RefuseState(path, "a page without entries");
+    if (*std::min_element(positions, positions + kPageSize) < -1 ||
+        *std::max_element(positions, positions + kPageSize) == INT32_MAX) {
+      RefuseState(path, "positions that are out of range");
+    }
+    const size_t begin = state->entries.size(), bytes = (kPageSize - empty) * entry_bytes;
+    if (bytes > in.left()) TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
+    state->entries.resize(begin + bytes);
+    in.Bytes(state->entries.data() + begin, bytes);
+  }
+}
+
+std::vector<int32_t> HeldPositions(const SavedState& state, const SavedTable& table) {
+  std::vector<int32_t> held;
+  for (const uint32_t row : table.rows) {
+    const int32_t* positions = state.positions.data() + row * kPageSize;
+    std::copy_if(positions, positions + kPageSize, std::back_inserter(held),
+                 [](int32_t position) { return position >= 0; });
+  }
+  return held;
+}
+
+/// Positions rise along the table unless a shift has moved some over others; they are never equal.
+bool AreDistinct(std::vector<int32_t> held) {
+  std::sort(held.begin(), held.end());
+  return std::adjacent_find(held.begin(), held.end()) == held.end();
+}
+
+void ReadTables(Reader& in, const std::string& path, SavedState* state) {
+  const uint64_t n_pages = state->positions.size() / kPageSize;
+  std::vector<bool> owned(n_pages);
+  for (uint32_t n = in.Value<uint32_t>(); n > 0; --n) {
+    SavedTable table{in.Value<uint32_t>(), {}};
+    const uint32_t length = in.Value<uint32_t>();
+    if (length > n_pages) RefuseState(path, "a sequence with a page twice");
+    for (uint32_t i = 0; i < length; ++i) {
+      table.rows.push_back(in.Value<uint32_t>());
+      if (table.rows.back() >= n_pages)
+        RefuseState(path, "a sequence with a page that is not there");
+      owned[table.rows.back()] = true;
+    }
+    if (!AreDistinct(HeldPositions(*state, table)))
+      RefuseState(path, "positions that are there twice");
+    state->tables.push_back(std::move(table));
+  }
+  if (std::find(owned.begin(), owned.end(), false) != owned.end())
+    RefuseState(path, "a page of no sequence");
+  if (in.left() != 0) RefuseState(path, "more than its sequences");
+}
+
+SavedState ReadState(const std::string& path, const std::string& signature, int64_t entry_bytes) {
+  Reader in(path);
+  SavedState state;
+  ReadHeader(in, path, signature);
+  ReadPages(in, path, entry_bytes, &state);
+  ReadTables(in, path, &state);
+  return state;
 }
 
 }  // namespace
@@ -178,25 +219,36 @@ std::vector<SavedSequence> ReadState(const std::string& path, const std::string&
 void Context::SaveState(const std::string& path, std::optional<int64_t> seq) const {
   const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
+  const int64_t first = seq.value_or(0), end = seq ? *seq + 1 : n_seq_max();
+  std::vector<int32_t> pages;                  // each once
+  std::unordered_map<int32_t, uint32_t> rows;  // page -> its number in the file
+  for (int64_t id = first; id < end; ++id) {
+    for (const int32_t page : cache_.pages(id)) {
+      if (rows.emplace(page, static_cast<uint32_t>(pages.size())).second) pages.push_back(page);
+    }
+  }
   const std::string signature = Signature(*model_, options_.kv_dtype);
   Writer out(path);
   out.Bytes(kMagic, sizeof kMagic);
   out.Value(kVersion);
   out.Value(static_cast<uint32_t>(signature.size()));
   out.Bytes(signature.data(), signature.size());
-  const int64_t first = seq.value_or(0), end = seq ? *seq + 1 : n_seq_max();
-  out.Value(static_cast<uint32_t>(end - first));
+  out.Value(static_cast<uint32_t>(pages.size()));
   std::vector<uint8_t> entry(cache_.entry_bytes());
-  for (int64_t id = first; id < end; ++id) {
-    const auto entries = cache_.Entries(id);
-    out.Value(static_cast<uint32_t>(id));
-    out.Value(static_cast<uint32_t>(entries.size()));
-    for (const CacheEntry& e : entries) {
-      cache_.ReadEntry(e.slot, entry.data());
-      out.Value(static_cast<uint32_t>(e.index));
-      out.Value(e.position);
+  for (const int32_t page : pages) {
+    const int32_t* positions = cache_.page_positions().data<int32_t>() + page * kPageSize;
+    out.Bytes(positions, kPageSize * sizeof(int32_t));
+    for (int64_t i = 0; i < kPageSize; ++i) {
+      if (positions[i] < 0) continue;
+      cache_.ReadEntry(page * kPageSize + i, entry.data());
       out.Bytes(entry.data(), entry.size());
     }
+  }
+  out.Value(static_cast<uint32_t>(end - first));
+  for (int64_t id = first; id < end; ++id) {
+    out.Value(static_cast<uint32_t>(id));
+    out.Value(static_cast<uint32_t>(cache_.pages(id).size()));
+    for (const int32_t page : cache_.pages(id)) out.Value(rows.at(page));
   }
   out.Finish();
 }
@@ -205,35 +257,32 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
   const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
   // Read and checked whole before anything changes.
-  std::vector<SavedSequence> sequences =
-      ReadState(path, Signature(*model_, options_.kv_dtype), cache_.entry_bytes());
-  if (seq && sequences.size() != 1) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << sequences.size()
+  SavedState state = ReadState(path, Signature(*model_, options_.kv_dtype), cache_.entry_bytes());
+  if (seq && state.tables.size() != 1) {
+    TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << state.tables.size()
                               << " sequences, expected one";
   }
-  std::vector<int64_t> ids;
-  int64_t pages = 0;
-  for (SavedSequence& saved : sequences) {
-    if (seq) saved.id = *seq;
-    CheckSequence(saved.id);
-    if (std::find(ids.begin(), ids.end(), saved.id) != ids.end()) {
-      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds sequence " << saved.id
+  std::vector<bool> seen(n_seq_max());
+  for (SavedTable& table : state.tables) {
+    if (seq) table.seq = *seq;
+    CheckSequence(table.seq);
+    if (seen[table.seq]) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds sequence " << table.seq
                                 << " twice";
     }
-    ids.push_back(saved.id);
-    if (!saved.indices.empty()) pages += saved.indices.back() / kPageSize + 1;
-    if (static_cast<int64_t>(saved.positions.size()) > n_ctx()) {
-      TVM_FFI_THROW(ValueError) << "load_state: " << saved.positions.size()
+    seen[table.seq] = true;
+    const size_t held = HeldPositions(state, table).size();
+    if (static_cast<int64_t>(held) > n_ctx()) {
+      TVM_FFI_THROW(ValueError) << "load_state: " << held
                                 << " entries do not fit n_ctx=" << n_ctx();
     }
   }
-  cache_.CheckRoom(pages, cache_.FreePagesWithout(ids));
-  for (const int64_t id : ids) cache_.Clear(id);
-  for (const SavedSequence& saved : sequences) {
-    for (size_t i = 0; i < saved.positions.size(); ++i) {
-      const int64_t slot = cache_.AppendAt(saved.id, saved.indices[i], saved.positions[i]);
-      cache_.WriteEntry(slot, saved.entries.data() + i * cache_.entry_bytes());
-    }
+  const std::vector<int32_t> pages = cache_.Replace(state.tables, state.positions);
+  const uint8_t* entry = state.entries.data();
+  for (size_t i = 0; i < state.positions.size(); ++i) {
+    if (state.positions[i] < 0) continue;
+    cache_.WriteEntry(pages[i / kPageSize] * kPageSize + i % kPageSize, entry);
+    entry += cache_.entry_bytes();
   }
   logits_.reset();
 }

@@ -20,11 +20,15 @@ SpecialTokens::SpecialTokens(std::vector<Token> tokens) : tokens_(std::move(toke
 SpecialTokens::Match SpecialTokens::Find(std::string_view text, size_t from) const {
   if (tokens_.empty()) return {};
   for (size_t begin = from; begin < text.size(); ++begin) {
-    if (by_first_byte_[static_cast<uint8_t>(text[begin])].end == 0) continue;
-    const Match match = LongestAt(text, begin);
+    const Match match = At(text, begin);
     if (match.length > 0) return match;
   }
   return {};
+}
+
+SpecialTokens::Match SpecialTokens::At(std::string_view text, size_t begin) const {
+  if (by_first_byte_[static_cast<uint8_t>(text[begin])].end == 0) return {};
+  return LongestAt(text, begin);
 }
 
 /// Narrows the range of tokens that agree with the text so far by one byte after the other.

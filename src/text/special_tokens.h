@@ -28,6 +28,8 @@ class SpecialTokens {
   /// The leftmost token at or after `from`, the longest of those that begin there. Each byte of
   /// the text is looked at no more often than the longest token is long.
   Match Find(std::string_view text, size_t from) const;
+  /// The longest token that begins at `begin`.
+  Match At(std::string_view text, size_t begin) const;
 
  private:
   struct Range {

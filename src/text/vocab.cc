@@ -3,6 +3,7 @@
 
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -85,6 +86,20 @@ struct Vocab::Impl {
     }
   }
 
+  SpecialTokens::Match FindSpecial(std::string_view text, size_t from, bool parse_special,
+                                   std::span<const int64_t> plain_at) const {
+    if (!parse_special) return user_defined.Find(text, from);
+    for (;; ++from) {
+      const SpecialTokens::Match match = all_special.Find(text, from);
+      const auto begin = static_cast<int64_t>(match.begin);
+      if (match.length == 0 || !std::binary_search(plain_at.begin(), plain_at.end(), begin))
+        return match;
+      const SpecialTokens::Match user = user_defined.At(text, match.begin);
+      if (user.length > 0) return user;
+      from = match.begin;
+    }
+  }
+
   VocabRules rules;
   std::vector<std::string> pieces;  // the encoder points into them
   SpecialTokens user_defined;
@@ -101,21 +116,20 @@ std::shared_ptr<const Vocab> Vocab::Create(VocabSpec spec) {
   return std::shared_ptr<const Vocab>(new Vocab(std::make_unique<const Impl>(std::move(spec))));
 }
 
-std::vector<int32_t> Vocab::Tokenize(std::string_view text, bool add_special,
-                                     bool parse_special) const {
+std::vector<int32_t> Vocab::Tokenize(std::string_view text, bool add_special, bool parse_special,
+                                     std::span<const int64_t> plain_at) const {
   if (text.size() > INT32_MAX) {
     TVM_FFI_THROW(ValueError) << "tokenize: text has " << text.size() << " bytes, expected at most "
                               << INT32_MAX;
   }
   const VocabRules& rules = impl_->rules;
-  const SpecialTokens& specials = parse_special ? impl_->all_special : impl_->user_defined;
   std::vector<int32_t> ids;
   const bool add_bos = add_special && rules.add_bos;
   bool ends_with_eos = false;
   if (add_bos) ids.push_back(*rules.bos_id);
   bool after_special = true;
   for (size_t pos = 0; pos < text.size();) {
-    const SpecialTokens::Match match = specials.Find(text, pos);
+    const SpecialTokens::Match match = impl_->FindSpecial(text, pos, parse_special, plain_at);
     const size_t end = match.length > 0 ? match.begin : text.size();
     if (end > pos) impl_->EncodeText(text.substr(pos, end - pos), after_special, &ids);
     after_special = match.length > 0;

@@ -48,9 +48,11 @@ class Vocab {
   /// (never an error). add_special: BOS / EOS as the file asks for them; a text that itself begins
   /// with BOS (or ends with EOS) written out and parsed gets no second one. parse_special: control
   /// and unknown tokens written in the text ("<|im_start|>") become their ids; user-defined tokens
-  /// always do; of several that begin at one place the longest. Throws ValueError for 2 GiB or
-  /// more.
-  std::vector<int32_t> Tokenize(std::string_view text, bool add_special, bool parse_special) const;
+  /// always do; of several that begin at one place the longest. plain_at: byte offsets in rising
+  /// order at which control and unknown tokens are text all the same. Throws ValueError for 2 GiB
+  /// or more.
+  std::vector<int32_t> Tokenize(std::string_view text, bool add_special, bool parse_special,
+                                std::span<const int64_t> plain_at = {}) const;
 
   /// Bytes of the ids in order. skip_special leaves control and unknown tokens out. SPM: the spaces
   /// that add_space_prefix put in front are taken off again. Throws IndexError for an id out of

@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "check.h"
+#include "kernels/attention.h"
 #include "runtime/context.h"
 #include "temp_dir.h"
 #include "tiny_model.h"
@@ -73,6 +74,30 @@ void TestRoundTrip(const TempDir& dir, Format format, DLDataType kv) {
     context.SaveState(one, seq);
     other.LoadState(one, (seq + 1) % 4);
     MLF_EXPECT(SameRow(Probe(other, (seq + 1) % 4), Probe(context, seq)));
+  }
+}
+
+/// Eight sequences over ten pages, which would need sixteen if each had its own.
+void TestSharedPages(const TempDir& dir) {
+  const auto model = LoadTiny();
+  const ContextOptions options{.n_ctx = 64, .n_seq_max = 8};
+  Context context(model, options), other(model, options);
+  const auto text = TinyText(64);
+  context.Decode(BatchOf(text, 0, 40, {0}));
+  for (int64_t seq = 1; seq < 8; ++seq) context.Copy(0, seq, 0, std::nullopt);
+  for (int64_t seq = 0; seq < 8; ++seq) {  // into a page of its own
+    context.Decode(BatchOf(TinyText(64, seq), 40, 45, {seq}));
+  }
+  const std::string path = dir.Path("shared.state"), again = dir.Path("again.state");
+  context.SaveState(path, std::nullopt);
+  for (int64_t seq = 0; seq < 2; ++seq) {  // what is there before makes no difference
+    other.LoadState(path, std::nullopt);
+    other.SaveState(again, std::nullopt);
+    MLF_EXPECT(ReadFile(path) == ReadFile(again));
+  }
+  for (int64_t seq = 0; seq < 8; ++seq) {
+    MLF_EXPECT(other.Count(seq) == 45);
+    MLF_EXPECT(SameRow(Probe(context, seq), Probe(other, seq)));
   }
 }
 
@@ -184,7 +209,9 @@ void TestLies(const TempDir& dir) {
   Fixture f(dir);
   uint32_t signature;
   std::memcpy(&signature, f.bytes.data() + 12, sizeof signature);
-  const size_t sequences = 16 + signature, id = sequences + 4, count = id + 4, index = count + 4;
+  const size_t pages = 16 + signature, position = pages + 4;
+  // The tail: sequences, and of both id, pages and the number of the one page.
+  const size_t sequences = f.bytes.size() - 28, id = sequences + 4, count = id + 4, row = count + 4;
   const auto refused = [&](size_t at, uint32_t lie, const char* part,
                            const char* kind = "ValueError") {
     std::string bytes = f.bytes;
@@ -194,17 +221,26 @@ void TestLies(const TempDir& dir) {
     MLF_EXPECT(f.context.Count(0) == 12 && f.context.Count(1) == 5);
   };
   refused(0, 0, "is not a state file");
-  refused(8, 2, "is not a state file of version 1");
+  refused(8, 1, "is a state file of version 1, expected version 2");
   refused(12, UINT32_MAX, "was saved by");
   refused(12, signature - 1, "was saved by");
+  for (const uint32_t lie : {1000u, UINT32_MAX}) refused(pages, lie, "truncated");
+  for (const uint32_t lie : {1u, 0x7FFFFFFFu, 0xFFFFFFFEu}) {  // another entry's, or none
+    refused(position, lie, "positions");
+  }
+  refused(sequences, 1, "a page of no sequence");
   for (const uint32_t lie : {3u, UINT32_MAX}) refused(sequences, lie, "truncated");
   for (const uint32_t lie : {2u, UINT32_MAX}) refused(id, lie, "is out of range");
   refused(id, 1, "sequence 1 twice");
-  for (const uint32_t lie : {1000u, UINT32_MAX}) refused(count, lie, "truncated");
-  for (const uint32_t lie : {32u, UINT32_MAX}) refused(index, lie, "out of order");
-  for (const uint32_t lie : {1u, 5u, 0x7FFFFFFFu, 0xFFFFFFFFu}) {
-    refused(index + 4, lie, "positions");  // another entry's, or none
-  }
+  for (const uint32_t lie : {3u, UINT32_MAX}) refused(count, lie, "a page twice");
+  for (const uint32_t lie : {2u, UINT32_MAX}) refused(row, lie, "a page that is not there");
+  refused(row, 1, "a page of no sequence");
+  const std::string longer = dir.Write("longer.state", f.bytes + std::string(1, '\0'));
+  MLF_EXPECT_THROWS(f.context.LoadState(longer, std::nullopt), "ValueError", "more than its seq");
+  std::string empty = f.bytes;
+  std::memset(empty.data() + position, 0xFF, kPageSize * sizeof(int32_t));
+  const std::string path = dir.Write("empty.state", empty);
+  MLF_EXPECT_THROWS(f.context.LoadState(path, std::nullopt), "ValueError", "without entries");
 }
 
 }  // namespace
@@ -214,6 +250,7 @@ int main() {
   const mlf::test::TempDir dir;
   mlf::TestRoundTrip(dir, mlf::Format::kF32, mlf::kF32);
   mlf::TestRoundTrip(dir, mlf::Format::kQ8_0, mlf::kF16);
+  mlf::TestSharedPages(dir);
   mlf::TestForeign(dir);
   mlf::TestNoRoom(dir);
   mlf::TestTruncated(dir);

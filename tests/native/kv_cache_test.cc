@@ -310,13 +310,28 @@ void TestSharing() {
   c.Check(true);
 }
 
-void TestAppendAt() {
-  KvCache cache(SmallConfig(), kContext, 1, kF16);
+/// Saved tables over three pages, one of them shared, in place of what sequences 0 and 1 hold.
+void TestReplace() {
+  KvCache cache(SmallConfig(), kContext, 3, kF16);
   MLF_EXPECT(cache.entry_bytes() == 16);
-  for (const int64_t index : {3, 4, 31, 40}) cache.AppendAt(0, index, static_cast<int32_t>(index));
-  const auto entries = cache.Entries(0);
-  MLF_EXPECT(entries.size() == 4 && cache.count(0) == 4 && cache.pages(0).size() == 2);
-  for (const CacheEntry& entry : entries) MLF_EXPECT(entry.index == entry.position);
+  const int64_t all = cache.free_pages();
+  for (int32_t i = 0; i < 40; ++i) cache.Append(0, i), cache.Append(2, i);
+  std::vector<int32_t> positions(3 * kPageSize, -1);
+  for (const int64_t row : {0, 1, 2}) positions[row * kPageSize + 4 + row] = 10 * (row + 1);
+  const auto pages = cache.Replace({{0, {0, 1}}, {1, {0, 2}}}, positions);
+  MLF_EXPECT(cache.free_pages() == all - 2 - 3);
+  MLF_EXPECT(cache.pages(0) == std::vector<int32_t>({pages[0], pages[1]}));
+  MLF_EXPECT(cache.pages(1) == std::vector<int32_t>({pages[0], pages[2]}));
+  MLF_EXPECT(cache.count(0) == 2 && cache.last_position(0) == 20 && cache.last_position(1) == 30);
+  MLF_EXPECT(cache.Entries(1)[1].index == kPageSize + 6 && cache.count(2) == 40);
+  MLF_EXPECT(cache.Append(1, 31) == pages[2] * kPageSize + 7);
+  cache.Remove(1, 10, 11);  // its only entry of the shared page: left, not emptied
+  MLF_EXPECT(cache.count(0) == 2 && cache.count(1) == 2);
+  const std::vector<int32_t> many(kPageSize * all, 0);
+  MLF_EXPECT_THROWS(cache.Replace({{0, {}}}, many), "RuntimeError", "is full");
+  MLF_EXPECT(cache.count(0) == 2);
+  for (const int64_t seq : {0, 1, 2}) cache.Clear(seq);
+  MLF_EXPECT(cache.free_pages() == all);
 }
 
 void TestTooLarge() {
@@ -334,7 +349,7 @@ int main() {
   mlf::TestFull();
   mlf::TestRemoveMakesRoom();
   mlf::TestSharing();
-  mlf::TestAppendAt();
+  mlf::TestReplace();
   mlf::TestTooLarge();
   return 0;
 }

@@ -433,10 +433,28 @@ void TestLongInputs() {
   }
 }
 
+void TestPlainAt() {
+  const VocabPtr vocab = Vocab::Create(SpmSpec());
+  const std::string_view text = "<s>h<|im_start|><tool><s>";
+  const auto ids = [&](std::vector<int64_t> plain_at, bool parse = true) {
+    return vocab->Tokenize(text, false, parse, plain_at);
+  };
+  const auto count = [](const Ids& found, int32_t id) {
+    return std::count(found.begin(), found.end(), id);
+  };
+  MLF_EXPECT(count(ids({}), 1) == 2 && count(ids({}), 3) == 1 && count(ids({}), 4) == 1);
+  MLF_EXPECT(count(ids({0}), 1) == 1 && ids({0}).back() == 1 && count(ids({0}), 3) == 1);
+  MLF_EXPECT(count(ids({4}), 1) == 2 && count(ids({4}), 3) == 0);
+  MLF_EXPECT(ids({0, 4, 16, 22}) == ids({}, false));  // a user-defined one is read all the same
+  MLF_EXPECT(ids({1, 5, 21, 25, 1000}) == ids({}));
+  MLF_EXPECT(vocab->Detokenize(ids({0, 22}), false) == text);
+}
+
 }  // namespace
 }  // namespace mlf
 
 int main() {
+  mlf::TestPlainAt();
   mlf::TestSpm();
   mlf::TestSpmSpecial();
   mlf::TestSpmOptions();

@@ -267,6 +267,37 @@ def test_sequence_operations_refuse(
         getattr(context, name)(*arguments)
 
 
+@pytest.mark.usefixtures("usable")
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("seq_remove", ("0",), "seq is str, expected an integer"),
+        ("seq_remove", (0, 1.5), "p0 is float, expected an integer"),
+        ("seq_remove", (0, 0, "end"), "p1 is str, expected an integer"),
+        ("seq_copy", (None, 1), "src is NoneType, expected an integer"),
+        ("seq_copy", (0, [1]), "dst is list, expected an integer"),
+        ("seq_keep", (True,), "seq is bool, expected an integer"),
+        ("seq_shift", (0, None, 8, 1), "p0 is NoneType, expected an integer"),
+        ("seq_shift", (0, 0, 8, 0.5), "delta is float, expected an integer"),
+        ("seq_positions", (None,), "seq is NoneType, expected an integer"),
+        ("save_state", ("unused.state", "all"), "seq is str, expected an integer"),
+        ("load_state", ("unused.state", 0.0), "seq is float, expected an integer"),
+    ],
+)
+def test_arguments_of_other_types_are_named(
+    context: Context, name: str, arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        getattr(context, name)(*arguments)
+
+
+def test_numpy_integers_are_integers(context: Context) -> None:
+    context.decode(PROMPT)
+    context.seq_copy(np.int64(0), np.int32(1), np.int8(0), np.uint16(4))
+    context.seq_shift(np.int64(1), np.int64(0), None, np.int64(2))
+    assert context.seq_positions(np.int64(1)) == (2, 5)
+
+
 BAD_OPTIONS = [
     ("n_ctx", 0),
     ("n_ctx", -5),

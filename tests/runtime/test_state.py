@@ -58,6 +58,20 @@ def test_one_sequence(llm: ModuleType, make: Callable[[], Context], tmp_path: Pa
     np.testing.assert_array_equal(got, expected)
 
 
+def test_shared_sequences_load_into_a_context_of_the_same_size(
+    llm: ModuleType, model: Model, tmp_path: Path
+) -> None:
+    saved, loaded = (model.context(n_ctx=64, n_seq_max=8) for _ in range(2))  # ten pages
+    saved.decode(PROMPT)
+    for seq in range(1, 8):
+        saved.seq_copy(0, seq)  # sixteen, if they were not shared
+    saved.save_state(tmp_path / "shared.state")
+    loaded.load_state(tmp_path / "shared.state")
+    batch = [Token(7 + seq, 40, (seq,)) for seq in range(8)]
+    expected, got = (decode_all(llm, c, batch) for c in (saved, loaded))
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_paths_as_text(make: Callable[[], Context], tmp_path: Path) -> None:
     context = make()
     context.decode(PROMPT)

@@ -1,4 +1,4 @@
-"""The command ``my-llm-ffi``; counterparts: arguments.py, commands.py, and ../bench.py.
+"""The command ``my-llm-ffi``; counterparts: arguments.py, commands.py, streams.py and ../bench.py.
 
 The package is imported inside the commands, so that ``--help`` and usage errors need no library.
 """
@@ -6,12 +6,14 @@ The package is imported inside the commands, so that ``--help`` and usage errors
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Callable
 
 from .arguments import PROG, parser
 from .commands import UsageError
+from .streams import with_streams
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _QUESTION = "Why is the sky blue?"
@@ -27,11 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.
 
     """
-    try:
-        args = parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed help, or what was wrong
-        return stop.code if isinstance(stop.code, int) else USAGE
-    return _guarded(args)
+    return with_streams(lambda: _parsed_and_run(argv))
 
 
 def run_example_generate(argv: Sequence[str]) -> int:
@@ -47,11 +45,32 @@ def run_example_generate(argv: Sequence[str]) -> int:
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--model")
-    given, rest = own.parse_known_args(argv)
-    if not any(arg == "--prompt" or arg.startswith("--prompt=") for arg in rest):
+
+    def run() -> int:
+        given, rest = own.parse_known_args(argv)
+        arguments = ["generate", *([given.model] if given.model else []), *rest]
+        return _parsed_and_run(arguments, _ask)
+
+    return with_streams(run)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    """The question of the example, where no other prompt is given."""
+    if args.prompt is None:
+        args.prompt, args.chat = _QUESTION, True
         print(f"> {_QUESTION}", file=sys.stderr)
-        rest = ["--chat", "--prompt", _QUESTION, *rest]
-    return main(["generate", *([given.model] if given.model else []), *rest])
+
+
+def _parsed_and_run(
+    argv: Sequence[str] | None, prepare: Callable[[argparse.Namespace], None] | None = None
+) -> int:
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help, or what was wrong
+        return stop.code if isinstance(stop.code, int) else USAGE
+    if prepare is not None:
+        prepare(args)
+    return _guarded(args)
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -63,9 +82,8 @@ def _guarded(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except BrokenPipeError:  # with_streams knows what to do
+        raise
     except UsageError as error:
         _say(f"error: {error}")
         return USAGE
@@ -77,4 +95,5 @@ def _guarded(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"{PROG}: {line}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # the exit status says it too
+        print(f"{PROG}: {line}", file=sys.stderr)

@@ -6,10 +6,12 @@ import argparse
 import math
 from typing import Any
 
+from ..checks import INT64_MAX
 from ..fetch import DEFAULT_MODEL, KNOWN_MODELS
 from . import commands as run
 
 PROG = "my-llm-ffi"
+_MAX_THREADS, _MAX_CONTEXT = 65535, 1 << 30  # of the library
 _DESCRIPTION = "Runs GGUF language models on this machine."
 _EPILOG = f"""\
 examples:
@@ -36,22 +38,26 @@ examples:
 """
 
 
-def _count(low: int) -> Any:
+def _count(low: int, high: int = INT64_MAX) -> Any:
     def count(text: str) -> int:
         value = int(text)
         if value < low:
             raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"{value} is more than {high}")
         return value
 
     count.__name__ = "integer"  # what argparse calls it when int() fails
     return count
 
 
-def _number(low: float, high: float) -> Any:
+def _number(low: float, high: float, *, above_low: bool = False) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not (math.isfinite(value) and low <= value <= high):
             raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        if above_low and value == low:
+            raise argparse.ArgumentTypeError(f"{text} is not above {low:g}")
         return value
 
     return number
@@ -105,8 +111,9 @@ def _add_generate(commands: Any) -> Any:
     )  # fmt: skip
     add.add_argument("--top-k", metavar="K", type=_count(1), help="draw from the K likeliest")
     add.add_argument(
-        "--top-p", metavar="P", type=_number(0, 1), help="draw from the likeliest that make up P"
-    )
+        "--top-p", metavar="P", type=_number(0, 1, above_low=True),
+        help="draw from the likeliest that make up P",
+    )  # fmt: skip
     add.add_argument(
         "--min-p", metavar="P", type=_number(0, 1), help="draw from those with P times the maximum"
     )
@@ -115,8 +122,12 @@ def _add_generate(commands: Any) -> Any:
         "--stop", metavar="S", type=_stop, action="append", default=[],
         help=r"stop before this text (\n is a line end); may be given again",
     )  # fmt: skip
-    add.add_argument("--threads", "-t", metavar="N", type=_count(1), help="default: one per CPU")
-    add.add_argument("--n-ctx", metavar="N", type=_count(1), help="positions of the context")
+    add.add_argument(
+        "--threads", "-t", metavar="N", type=_count(1, _MAX_THREADS), help="default: one per CPU"
+    )
+    add.add_argument(
+        "--n-ctx", metavar="N", type=_count(1, _MAX_CONTEXT), help="positions of the context"
+    )
     return add
 
 
@@ -172,14 +183,16 @@ def _add_bench(commands: Any) -> Any:
     add.set_defaults(run=run.bench)
     add.add_argument("models", metavar="MODEL", nargs="+", help="GGUF file or known model")
     add.add_argument(
-        "-p", "--n-prompt", metavar="N", type=_count(0), default=512,
+        "-p", "--n-prompt", metavar="N", type=_count(0, _MAX_CONTEXT), default=512,
         help="tokens of the prefill (default: %(default)s, 0: leave out)",
     )  # fmt: skip
     add.add_argument(
-        "-n", "--n-gen", metavar="N", type=_count(0), default=128,
+        "-n", "--n-gen", metavar="N", type=_count(0, _MAX_CONTEXT), default=128,
         help="steps of the decode (default: %(default)s, 0: leave out)",
     )  # fmt: skip
-    add.add_argument("-t", "--threads", metavar="N", type=_count(1), help="default: one per CPU")
+    add.add_argument(
+        "-t", "--threads", metavar="N", type=_count(1, _MAX_THREADS), help="default: one per CPU"
+    )
     add.add_argument(
         "-r", "--repetitions", metavar="N", type=_count(1), default=3,
         help="samples of each, after one that is not counted (default: %(default)s)",

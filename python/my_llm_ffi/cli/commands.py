@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,25 @@ def info(args: argparse.Namespace) -> int:
     """Prints what a model file says of itself."""
     import my_llm_ffi as llm
 
+    from .. import _ffi_api
+    from ..model import Metadata
+
     path = _model_path(args.model)
-    names = "architecture n_layers n_embd n_heads n_kv_heads n_ctx_train n_vocab".split()
-    with llm.Model(path, repack=False) as model:  # as it is: nothing is computed with it
-        facts: dict[str, Any] = {"file": str(path), "size_bytes": Path(path).stat().st_size}
-        facts.update({name: getattr(model.config, name) for name in names})
-        facts["chat_template"] = bool(model.vocab.chat_template)
-        metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
+    facts: dict[str, Any] = {"file": str(path), "size_bytes": path.stat().st_size}
+    file = _ffi_api.Gguf.open(str(path))
+    if file.n_tensors() == 0:
+        says: Mapping[str, Any] = Metadata(file)
+        facts["architecture"] = says.get("general.architecture")
+        facts["n_vocab"] = len(says.get("tokenizer.ggml.tokens", ()))
+        facts["chat_template"] = bool(says.get("tokenizer.chat_template"))
+        facts["weights"] = "none: a vocabulary only"
+        metadata = {key: _short(value, args.json) for key, value in says.items()}
+    else:
+        names = "architecture n_layers n_embd n_heads n_kv_heads n_ctx_train n_vocab".split()
+        with llm.Model(path, repack=False) as model:  # as it is: nothing is computed with it
+            facts.update({name: getattr(model.config, name) for name in names})
+            facts["chat_template"] = bool(model.vocab.chat_template)
+            metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
     if args.json:
         _write(json.dumps({**facts, "metadata": metadata}, ensure_ascii=False, indent=2) + "\n")
         return 0
@@ -124,8 +137,10 @@ def bench(args: argparse.Namespace) -> int:
 def _model_path(name: str) -> Path:
     """A file, or a known model that is fetched."""
     path = Path(name)
-    if name in KNOWN_MODELS and not path.exists():
+    if name in KNOWN_MODELS and not path.is_file():
         return fetch_model(name)
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} is a directory, expected a GGUF file or a known model")
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no such file, and not a known model")
     return path

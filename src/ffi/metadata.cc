@@ -1,0 +1,82 @@
+// my_llm_ffi.Gguf: what a file says of itself, without its tensors. Counterpart: metadata.h.
+#include "ffi/metadata.h"
+
+#include "ffi/objects.h"
+
+namespace mlf {
+namespace {
+
+ffi::Any ToAny(const GgufValue& value);
+
+ffi::Any ToAny(const GgufArray& array) {
+  return std::visit(
+      [](const auto& items) -> ffi::Any {
+        ffi::Array<ffi::Any> out;
+        out.reserve(static_cast<int64_t>(items.size()));
+        for (const auto& item : items) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(item)>, GgufArray>) {
+            out.push_back(ToAny(item));
+          } else {
+            out.push_back(ToAny(GgufValue{item}));
+          }
+        }
+        return out;
+      },
+      array.items);
+}
+
+ffi::Any ToAny(const GgufValue& value) {
+  return std::visit(
+      [](const auto& v) -> ffi::Any {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_same_v<T, std::string_view>) {
+          return ffi::Bytes(v.data(), v.size());  // files may hold anything; Python decodes
+        } else if constexpr (std::is_same_v<T, GgufArray>) {
+          return ToAny(v);
+        } else if constexpr (std::is_same_v<T, uint64_t>) {
+          if (v > INT64_MAX) return static_cast<double>(v);  // the ABI's integers are signed
+          return static_cast<int64_t>(v);
+        } else {
+          return v;
+        }
+      },
+      value.value);
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  MethodDef<GgufObj>()
+      .def_static(
+          "open",
+          [](const ffi::String& path) {
+            return GgufRef(ffi::make_object<GgufObj>(Gguf::Open(path, {.tensors = false})));
+          },
+          "Opens a GGUF file, with or without tensors; of split files any part.")
+      .def("file_bytes", [](const GgufRef& self) { return self->file->file_bytes(); })
+      .def("n_tensors",
+           [](const GgufRef& self) { return static_cast<int64_t>(self->file->tensors().size()); })
+      .def("metadata_keys", [](const GgufRef& self) { return MetadataKeys(*self->file); })
+      .def(
+          "metadata",
+          [](const GgufRef& self, const ffi::Bytes& key) {
+            return MetadataValue(*self->file, key);
+          },
+          "The value of a metadata key; strings as bytes. KeyError when there is none.");
+}
+
+}  // namespace
+
+ffi::Array<ffi::Bytes> MetadataKeys(const Gguf& file) {
+  ffi::Array<ffi::Bytes> keys;
+  for (const auto& [key, value] : file.metadata()) {
+    keys.push_back(ffi::Bytes(key.data(), key.size()));
+  }
+  return keys;
+}
+
+ffi::Any MetadataValue(const Gguf& file, const ffi::Bytes& key) {
+  const GgufValue* value = file.Find(std::string_view(key.data(), key.size()));
+  if (value == nullptr) TVM_FFI_THROW(KeyError) << std::string(key.data(), key.size());
+  return ToAny(*value);
+}
+
+}  // namespace mlf
