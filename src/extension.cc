@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "base/check.h"
 #include "base/cpu.h"
 #include "base/device_library.h"
+#include "base/signature.h"
 
 namespace mlf {
 namespace {
@@ -29,14 +29,13 @@ ffi::Map<ffi::String, ffi::Any> BuildInfo() {
 
 // ---- tensors ------------------------------------------------------------------------------------
 
+const Signature kAddOne{"add_one", "(x: T['n', 'f32']) -> {'y': T['n', 'may be x']}"};
+
 /// y = x + 1 over float32 vectors on the CPU. y may be x itself; any other overlap is refused,
 /// because the result would depend on the order of the loop.
 void AddOne(TensorView x, TensorView y) {
-  Dim n{"n"};
-  Args("add_one")
-      .Tensor("x", x, {&n}, {kF32})
-      .Tensor("y", y, {&n}, {kF32})
-      .NoOverlap("y", y, "x", x, /*may_be_same=*/true);
+  const TensorView* tensors[] = {&x, &y};
+  kAddOne.Check(tensors, 2);
   if (x.device().device_type != kDLCPU) {
     TVM_FFI_THROW(NotImplementedError)
         << "add_one: x is on device type " << x.device().device_type << ", expected the CPU";
@@ -107,9 +106,10 @@ ffi::Any CallWith(const ffi::Function& callback, const ffi::Any& value) { return
 /// Calls callback(thread, i) for i < n_calls from each of n_threads threads and adds up the
 /// results. An exception must not leave a std::thread: the first one is carried to the caller.
 int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_t n_calls) {
-  Args("call_from_threads")
-      .That(n_threads >= 0 && n_threads <= 64, "n_threads is ", n_threads, ", expected 0 to 64")
-      .That(n_calls >= 0, "n_calls is ", n_calls, ", expected at least 0");
+  if (n_threads < 0 || n_threads > 64 || n_calls < 0) {
+    TVM_FFI_THROW(ValueError) << "call_from_threads: n_threads is " << n_threads << ", n_calls is "
+                              << n_calls << "; expected 0 to 64, and at least 0";
+  }
   std::vector<int64_t> sums(n_threads, 0);
   std::vector<std::exception_ptr> errors(n_threads);
   std::vector<std::thread> threads;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import ops
 from ._version import __version__
 from .base import InternalError
 from .walkthrough import (
@@ -26,6 +25,7 @@ from .walkthrough import (
 )
 
 if TYPE_CHECKING:
+    from . import ops
     from .context import Batch, Context
     from .fetch import fetch_model
     from .generation import FinishReason, Generation
@@ -104,6 +104,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module(".ops", __name__)
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -113,4 +115,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_LAZY))
+    return sorted(set(globals()) | set(_LAZY) | {"ops"})

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tvm_ffi
 
 from . import _ffi_api
 
+if TYPE_CHECKING:
+    from .declaration import Op
+
 Array = TypeVar("Array")
 
 # Classes that were looked at once and found safe to hand to native code.
-_known_types: set[type] = {tvm_ffi.Tensor}
+known_types: set[type] = {tvm_ffi.Tensor}
+# Holds the torch module once an op was given one of its tensors.
+torch_seen: list[Any] = []
 
 
-def check_arrays(op: str, **arrays: Any) -> None:
-    """Refuses arrays that DLPack would hand over although native code must not touch them.
+def check_array(op: str, name: str, array: Any) -> None:
+    """Refuses what DLPack would hand over although native code must not touch it.
 
     Everything else (dtype, shape, strides, device, read-only memory) is checked natively.
 
     Args:
         op: Name of the op, for the message.
-        **arrays: The arguments by name.
+        name: Name of the argument.
+        array: What was given.
 
     Raises:
-        TypeError: An eager JAX array (immutable, yet DLPack would let an op write into it) or a
-            torch tensor without memory of its own, such as a FakeTensor.
+        TypeError: No array; or an eager JAX array (immutable, yet DLPack would let an op write into
+            it), or a torch tensor without memory of its own, such as a FakeTensor.
     """
-    for name, array in arrays.items():
-        if type(array) not in _known_types:
-            _check_type(op, name, type(array))
-
-
-def _check_type(op: str, name: str, cls: type) -> None:
+    cls = type(array)
+    if cls in known_types:
+        return
     framework = cls.__module__.partition(".")[0]
     if framework in ("jax", "jaxlib"):
         raise TypeError(
@@ -42,21 +47,47 @@ def _check_type(op: str, name: str, cls: type) -> None:
         )
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(cls, torch.Tensor):
-        plain = torch._C._disabled_torch_dispatch_impl
-        if getattr(cls, "__torch_dispatch__", plain) is not plain and cls is not torch.Tensor:
-            raise TypeError(
-                f"{op}: {name} is a {cls.__name__}, which has no memory of its own; expected a "
-                "plain torch.Tensor"
+        _check_torch_class(op, name, cls, torch)
+        torch_seen[:] = [torch]
+    elif not hasattr(cls, "__dlpack__") and not hasattr(cls, "__tvm_ffi_object__"):
+        raise TypeError(
+            f"{op}: {name} is {cls.__name__}, expected an array (NumPy, torch, tvm_ffi, or "
+            "another with __dlpack__)"
+        )
+    known_types.add(cls)
+
+
+def _check_torch_class(op: str, name: str, cls: type, torch: Any) -> None:
+    plain = torch._C._disabled_torch_dispatch_impl
+    if getattr(cls, "__torch_dispatch__", plain) is not plain and cls is not torch.Tensor:
+        raise TypeError(
+            f"{op}: {name} is a {cls.__name__}, which has no memory of its own; expected a "
+            "plain torch.Tensor"
+        )
+
+
+def refuse_gradients(op: str, arrays: Sequence[Any]) -> None:
+    """Refuses tensors whose gradient torch would silently lose.
+
+    Raises:
+        NotImplementedError: torch records gradients and one of the arrays requires one.
+    """
+    if not torch_seen[0].is_grad_enabled():
+        return
+    for array in arrays:
+        if getattr(array, "requires_grad", False):
+            raise NotImplementedError(
+                f"{op}: an input requires grad, and the op has no derivative; call it under "
+                "torch.no_grad() or give it x.detach()"
             )
-    _known_types.add(cls)
 
 
 def empty_like(op: str, x: Array) -> Array:
-    """An uninitialized array like ``x``, from the framework of ``x``.
+    """An uninitialized contiguous array like ``x``, from the framework of ``x``.
 
     Args:
         op: Name of the op, for the message.
-        x: NumPy, torch or tvm_ffi; contiguous.
+        x: NumPy, torch or tvm_ffi.
 
     Returns:
         An array with the shape, dtype and device of ``x``.
@@ -65,15 +96,84 @@ def empty_like(op: str, x: Array) -> Array:
         TypeError: The framework of ``x`` is none of these.
     """
     framework = type(x).__module__.partition(".")[0]
-    module = sys.modules.get(framework)
-    if framework in ("numpy", "torch") and module is not None:
-        return module.empty_like(x)  # type: ignore[no-any-return]
+    if framework == "numpy" or framework == "torch":
+        return sys.modules[framework].empty_like(x)  # type: ignore[no-any-return]
+    return empty(op, x, tuple(x.shape), dtype_name(x))  # type: ignore[attr-defined]
+
+
+def empty(op: str, model: Array, shape: Sequence[int], dtype: str) -> Array:
+    """An uninitialized array on the device and from the framework of ``model``.
+
+    Args:
+        op: Name of the op, for the message.
+        model: NumPy, torch or tvm_ffi.
+        shape: Its sizes.
+        dtype: Full name of its dtype.
+
+    Raises:
+        TypeError: The framework of ``model`` is none of these.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
-        return torch.empty_like(x)  # type: ignore[no-any-return]
-    if isinstance(x, tvm_ffi.Tensor):
-        return _ffi_api.empty_like(x)  # type: ignore[no-any-return]
+    if torch is not None and isinstance(model, torch.Tensor):
+        return model.new_empty(tuple(shape), dtype=getattr(torch, dtype))  # type: ignore[no-any-return]
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(model, numpy.ndarray):
+        return numpy.empty(shape, dtype)  # type: ignore[no-any-return]
+    if isinstance(model, tvm_ffi.Tensor):
+        made = _ffi_api.empty(tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), model.device)
+        return made  # type: ignore[no-any-return]
     raise TypeError(
-        f"{op}: cannot allocate the output for a {type(x).__module__}.{type(x).__qualname__}, "
-        "expected an array of NumPy, torch or tvm_ffi, or pass out="
+        f"{op}: cannot allocate the output for a {type(model).__module__}."
+        f"{type(model).__qualname__}, expected an array of NumPy, torch or tvm_ffi, or pass out="
     )
+
+
+def dtype_name(array: Any) -> str:
+    """Full name of an array's dtype: ``"float32"``."""
+    return str(array.dtype).rpartition(".")[2]
+
+
+def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any) -> Any:
+    """The outputs of a call: those given, or new ones of the shapes that the op declares.
+
+    Args:
+        op: The declaration.
+        inputs: Arrays, None where an optional one is absent.
+        attributes: By name.
+        out: None, or as many arrays as the op has outputs.
+
+    Raises:
+        ValueError: An input's shape does not fit, or ``out`` has another length.
+        TypeError: An input's dtype is not allowed.
+    """
+    if out is not None:
+        if not isinstance(out, (tuple, list)) or len(out) != len(op.outputs):
+            names = ", ".join(o.name for o in op.outputs)
+            raise ValueError(f"{op.name}: out must be a tuple of {len(op.outputs)}: {names}")
+        return out
+    shapes = [None if x is None else tuple(x.shape) for x in inputs]
+    dtypes = [None if x is None else dtype_name(x) for x in inputs]
+    made = op.infer(shapes, dtypes, attributes)
+    return [empty(op.name, inputs[0], shape, dtype) for shape, dtype in made]
+
+
+_MISMATCH = re.compile(r"Mismatched type on argument #(\d+) ")
+_KINDS = {"float": "a number", "int": "an integer", "bool": "a bool", "str": "a string"}
+
+
+def explain(op: Op, error: TypeError, arguments: Sequence[Any]) -> TypeError:
+    """An error that names an argument where tvm-ffi's own names its position."""
+    match = _MISMATCH.match(str(error))
+    if match is None:
+        return error
+    position = int(match[1])
+    tensors = op.inputs + op.outputs
+    if position < len(tensors):
+        name, expected = tensors[position].name, "an array"
+    else:
+        attribute = op.attributes[position - len(tensors)]
+        name, expected = attribute.name, _KINDS[attribute.kind]
+        if attribute.optional:
+            expected += " or None"
+    kind = type(arguments[position]).__name__
+    return TypeError(f"{op.name}: {name} is {kind}, expected {expected}")

@@ -1,38 +1,37 @@
-"""Tensor ops. Inputs may come from any DLPack framework; outputs have the type of the input."""
+"""Tensor ops. Inputs come from any DLPack framework; outputs have the framework of the first one.
+
+Each function is made from the op's declaration when it is first used (:mod:`my_llm_ffi.render`);
+``ops.pyi`` shows them all, and ``python -m my_llm_ffi.ops`` prints a table of them.
+"""
 
 from __future__ import annotations
 
-from . import _ffi_api
-from .arrays import Array, check_arrays, empty_like
-
-__all__ = ["rms_norm"]
+import sys
+from typing import Any
 
 
-def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6, out: Array | None = None) -> Array:
-    """Root-mean-square normalisation of the last dimension.
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from . import declaration, render
 
-    ``out[..., d] = x[..., d] * weight[d] / sqrt(mean(x**2) + eps)``, accumulated in float32
-    (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
+    try:
+        op = declaration.load(name)
+    except KeyError:
+        raise AttributeError(f"my_llm_ffi.ops has no op {name!r}") from None
+    function = globals()[name] = render.compile_op(op)
+    return function
 
-    Args:
-        x: ``[..., hidden]``, float32, float16 or bfloat16, contiguous; may have no rows.
-        weight: ``[hidden]``, same dtype and device as ``x``.
-        eps: Added to the mean square; must be > 0 and finite as float32.
-        out: Like ``x``; may be ``x`` itself. Allocated when omitted.
 
-    Returns:
-        ``out``.
+def __dir__() -> list[str]:
+    from . import declaration
 
-    Raises:
-        ValueError: A shape, stride, device or ``eps`` is wrong, or ``out`` overlaps an input in
-            part; the message names the argument.
-        TypeError: A dtype is not supported or differs from that of ``x``; or an array is an eager
-            JAX array or a FakeTensor.
-        BufferError: An array is read-only.
-        NotImplementedError: There is no kernel for the device of ``x``.
-    """
-    check_arrays("rms_norm", x=x, weight=weight, out=out)
-    if out is None:
-        out = empty_like("rms_norm", x)
-    _ffi_api.rms_norm(out, x, weight, eps)
-    return out
+    return declaration.op_names()
+
+
+if __name__ == "__main__":
+    from my_llm_ffi.reference import table
+
+    sys.stdout.write(table())

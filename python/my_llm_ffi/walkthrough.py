@@ -10,7 +10,7 @@ from typing import Any, Callable, TypeVar
 
 from . import _ffi_api
 from ._ffi_api import IntPair
-from .arrays import check_arrays
+from .arrays import check_array
 from .base import call_relaying
 
 __all__ = [
@@ -43,7 +43,8 @@ def add_one(x: Any, y: Any) -> None:
         BufferError: An array is read-only.
         NotImplementedError: An array is not on the CPU.
     """
-    check_arrays("add_one", x=x, y=y)
+    check_array("add_one", "x", x)
+    check_array("add_one", "y", y)
     _ffi_api.add_one(x, y)
 
 

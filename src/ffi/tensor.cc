@@ -19,24 +19,22 @@ struct CpuAllocator {
     const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     tensor->data = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
     if (tensor->data == nullptr) {
-      TVM_FFI_THROW(MemoryError) << "empty_like: cannot allocate " << bytes << " bytes";
+      TVM_FFI_THROW(MemoryError) << "empty: cannot allocate " << bytes << " bytes";
     }
   }
   void FreeData(DLTensor* tensor) { std::free(tensor->data); }
 };
 
-/// An uninitialized contiguous tensor with the shape and dtype of x, on the CPU as x is.
-ffi::Tensor EmptyLike(ffi::TensorView x) {
-  if (x.device().device_type != kDLCPU) {
+/// An uninitialized contiguous tensor on the CPU.
+ffi::Tensor Empty(const ffi::Shape& shape, DLDataType dtype, DLDevice device) {
+  if (device.device_type != kDLCPU) {
     TVM_FFI_THROW(NotImplementedError)
-        << "empty_like: x is on device type " << x.device().device_type << ", expected the CPU";
+        << "empty: the device is of type " << device.device_type << ", expected the CPU";
   }
-  return ffi::Tensor::FromNDAlloc(CpuAllocator(), x.shape(), x.dtype(), x.device());
+  return ffi::Tensor::FromNDAlloc(CpuAllocator(), shape, dtype, device);
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  ffi::reflection::GlobalDef().def("my_llm_ffi.empty_like", EmptyLike);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { ffi::reflection::GlobalDef().def("my_llm_ffi.empty", Empty); }
 
 }  // namespace
 }  // namespace mlf

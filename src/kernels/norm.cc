@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "base/check.h"
 #include "base/dtype.h"
+#include "base/op.h"
 #include "base/thread_pool.h"
 #include "kernels/norm_simd.h"
 
@@ -66,32 +66,28 @@ void AddRmsNormCpu(TensorView out, TensorView residual, TensorView x, TensorView
 [[maybe_unused]] const bool kFilled =
     rms_norm_kernel.SetCpu(RmsNormCpu) && add_rms_norm_kernel.SetCpu(AddRmsNormCpu);
 
-}  // namespace
+const Op kRmsNorm{
+    "rms_norm",
+    "(x: T['*batch hidden', 'f32 f16 bf16'], weight: T['hidden'], *, eps: float = 1e-06) -> "
+    "T['*batch hidden', 'may be x']",
+    R"(Root-mean-square normalisation of the last dimension.
 
-void RmsNorm(TensorView out, TensorView x, TensorView weight, double eps) {
-  Batch batch{"batch"};
-  Dim hidden{"hidden"};
+``out[..., i] = x[..., i] * weight[i] / sqrt(mean(x**2) + eps)``, accumulated in float32 (Zhang and
+Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467).
+
+x: Activations; may have no rows.
+weight: Gain of each element.
+eps: Added to the mean square; positive and finite as float32.
+)"};
+
+void RmsNorm(TensorView x, TensorView weight, TensorView out, double eps) {
   const float eps32 = static_cast<float>(eps);  // what a CUDA kernel computes with
-  Args("rms_norm")
-      .Tensor("x", x, &batch, {&hidden}, {kF32, kF16, kBF16})
-      .Tensor("weight", weight, {&hidden}, {x.dtype()})
-      .Tensor("out", out, &batch, {&hidden}, {x.dtype()})
-      .That(eps32 > 0 && std::isfinite(eps32), "eps must be a positive float32, got ", eps)
-      .NoOverlap("out", out, "x", x, /*may_be_same=*/true)
-      .NoOverlap("out", out, "weight", weight);
+  kRmsNorm.Check(x, weight, out)
+      .That(eps32 > 0 && std::isfinite(eps32), "eps must be a positive float32, got ", eps);
   if (x.numel() != 0) rms_norm_kernel(x.device(), out, x, weight, eps);
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  constexpr const char* kDoc =
-      "Root-mean-square norm over the last axis: out = x * weight / sqrt(mean(x^2) + eps), "
-      "accumulated in float32. out may be x.";
-  namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef().def(
-      "my_llm_ffi.rms_norm", RmsNorm, kDoc,
-      refl::Metadata{{"op", ffi::String("(x: T['*b d', 'f32 f16 bf16'], weight: T['d'], *, "
-                                        "eps: float = 1e-06) -> T['*b d']")},
-                     {"doc", ffi::String(kDoc)}});
-}
+TVM_FFI_STATIC_INIT_BLOCK() { kRmsNorm.Register(RmsNorm); }
 
+}  // namespace
 }  // namespace mlf

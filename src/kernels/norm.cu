@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "base/check.h"
+#include "base/array.h"
 #include "base/dtype.h"
 #include "kernels/cuda_vector.cuh"
 

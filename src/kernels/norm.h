@@ -14,7 +14,4 @@ using AddRmsNormFn = void(TensorView out, TensorView residual, TensorView x, Ten
                           double eps);
 inline Kernel<AddRmsNormFn> add_rms_norm_kernel{"add_rms_norm"};
 
-/// The op `my_llm_ffi.rms_norm`: checks, then the kernel of x's device.
-void RmsNorm(TensorView out, TensorView x, TensorView weight, double eps);
-
 }  // namespace mlf

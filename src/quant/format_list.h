@@ -21,6 +21,10 @@
   X(Q5_0)              \
   X(Q5_1)
 
+// Their names as a type of a signature (base/op.h): "Literal['F32', …]".
+#define MLF_FORMAT_NAME(name) "'" #name "', "
+#define MLF_FORMAT_LITERAL "Literal[" MLF_FORMATS(MLF_FORMAT_NAME) "]"
+
 namespace mlf {
 
 /// kF32, kF16, …; the numbers are those of GGUF.

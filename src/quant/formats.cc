@@ -1,8 +1,14 @@
 // Weight formats at run time. Counterpart: formats.h.
 #include "quant/formats.h"
 
+#include <tvm/ffi/tvm_ffi.h>
+
+#include "base/quote.h"
+
 namespace mlf {
 namespace {
+
+namespace ffi = tvm::ffi;
 
 template <typename F>
 constexpr FormatInfo MakeInfo(const char* name) {
@@ -14,6 +20,20 @@ constexpr FormatInfo kFormats[] = {
     MLF_FORMATS(MLF_FORMAT_INFO)
 #undef MLF_FORMAT_INFO
 };
+
+/// [weights, bytes] of one block: what shapes of outputs are computed from outside of C++.
+ffi::Array<int64_t> FormatBlock(const ffi::String& name) {
+  const FormatInfo* info = FindFormat(std::string_view(name.data(), name.size()));
+  if (info == nullptr) {
+    TVM_FFI_THROW(ValueError) << "format is " << Quoted({name.data(), name.size()})
+                              << ", expected one of " << FormatNames();
+  }
+  return {info->block, info->block_bytes};
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  ffi::reflection::GlobalDef().def("my_llm_ffi.format_block", FormatBlock);
+}
 
 }  // namespace
 

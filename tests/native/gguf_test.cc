@@ -2,7 +2,6 @@
 // files: gguf_reject_test.cc and gguf_fuzz_test.cc.
 #include "io/gguf.h"
 
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -252,13 +251,6 @@ void TestVocabularyOnly(const TempDir& dir) {
   MLF_EXPECT(Gguf::Open(dir.Write("empty.gguf", GgufWriter().Bytes()))->metadata().empty());
 }
 
-double OpenMilliseconds(const std::string& path) {
-  const auto begin = std::chrono::steady_clock::now();
-  Gguf::Open(path, {.tensors = false});
-  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
-  return took.count();
-}
-
 void ExpectRealFile(const std::filesystem::path& path, bool model) {
   const auto gguf = Gguf::Open(path.string());
   MLF_EXPECT(gguf->version() == 3);
@@ -296,12 +288,7 @@ void TestRealFiles() {
   const std::string large = std::string(data) + "/vocabs/ggml-vocab-llama-bpe.gguf";
   const auto gguf = Gguf::Open(large);
   MLF_EXPECT(gguf->Strings("tokenizer.ggml.tokens")->size() == 128256);
-  double best = OpenMilliseconds(large);
-  for (int i = 0; i < 4; ++i) best = std::min(best, OpenMilliseconds(large));
-  std::fprintf(stderr, "%d real files; 128256 tokens open in %.2f ms\n", files, best);
-#ifndef __SANITIZE_ADDRESS__
-  MLF_EXPECT(best < 50);
-#endif
+  std::fprintf(stderr, "%d real files\n", files);
 }
 
 }  // namespace

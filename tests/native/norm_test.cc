@@ -34,6 +34,10 @@ void ExpectNorm(const OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArr
 }
 
 template <typename T>
+void RmsNorm(TensorView out, TensorView x, TensorView weight, double eps) {
+  rms_norm_kernel({kDLCPU, 0}, out, x, weight, eps);
+}
+
 void TestRmsNorm() {
   for (int64_t n : kSizes) {
     for (int64_t tokens : {0, 1, 3, 40}) {

@@ -1,0 +1,224 @@
+"""Python source of ops, from their declarations: the functions of :mod:`my_llm_ffi.ops`, its stub.
+
+The functions are straight-line code, so that a call costs little more than the native one.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import textwrap
+from typing import Any, Callable
+
+from . import arrays
+from .declaration import REQUIRED, Attribute, Op, Tensor
+
+WIDTH = 100
+_ERRORS = {
+    "ValueError": "A shape, stride, device or value is wrong, or an output overlaps another tensor;"
+    " the message names the argument.",
+    "TypeError": "A dtype or type is wrong; or an array is an eager JAX array or has no memory of"
+    " its own.",
+    "BufferError": "An array is read-only.",
+    "NotImplementedError": "There is no kernel for the device, or torch would record a gradient.",
+}
+
+
+# ---- documentation ------------------------------------------------------------------------------
+
+
+def split_doc(op: Op) -> tuple[str, dict[str, str]]:
+    """The text above the arguments of a registration's documentation, and one text for each."""
+    names = {t.name for t in op.inputs + op.outputs} | {a.name for a in op.attributes}
+    head: list[str] = []
+    texts: dict[str, str] = {}
+    current: str | None = None
+    for line in op.doc.strip().splitlines():
+        match = re.match(r"(\w+): (.*)", line)
+        if match and match[1] in names:
+            current = match[1]
+            texts[current] = match[2]
+        elif current is not None and line.startswith("    "):
+            texts[current] += " " + line.strip()
+        else:
+            current = None
+            head.append(line)
+    return _wrap("\n".join(head).strip()), texts
+
+
+def _wrap(text: str) -> str:
+    """Fills paragraphs anew, because they are indented where they end up; not examples."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        p if p.startswith(" ") else textwrap.fill(p, WIDTH - 4, break_on_hyphens=False)
+        for p in paragraphs
+    )
+
+
+def describe_tensor(tensor: Tensor) -> str:
+    """Shape and dtypes of a tensor, for people."""
+    shape = f"``[{', '.join(tensor.dims)}]``"
+    dtypes = list(tensor.dtypes)
+    if tensor.like is not None:
+        dtypes.insert(0, f"dtype of ``{tensor.like}``")
+    listed = " or ".join(filter(None, [", ".join(dtypes[:-1]), dtypes[-1]]))
+    kind = {"input": "", "mutable": ", written in place", "output": ""}[tensor.use]
+    aliases = " or ".join(f"``{name}``" for name in tensor.may_be)
+    return f"{shape}, {listed}{kind}{f'; may be {aliases} itself' if aliases else ''}."
+
+
+def describe_attribute(attribute: Attribute) -> str:
+    """Choices of an attribute, for people."""
+    listed = ", ".join(f'``"{c}"``' for c in attribute.choices)
+    return f"One of {listed}." if listed else ""
+
+
+def docstring(op: Op) -> str:
+    """The documentation of an op as a Google docstring."""
+    head, texts = split_doc(op)
+    entries: dict[str, str] = {}
+    for tensor in op.inputs:
+        entries[tensor.name] = f"{describe_tensor(tensor)} {texts.get(tensor.name, '')}"
+    for attribute in op.attributes:
+        text = texts.get(attribute.name, "")
+        entries[attribute.name] = f"{describe_attribute(attribute)} {text}"
+    outputs = " and ".join(f"``{o.name}``" for o in op.outputs)
+    if len(op.outputs) == 1:
+        out = op.outputs[0]
+        text = f"{describe_tensor(out)} {texts.get(out.name, '')}".rstrip()
+        entries["out"] = f"{text} Allocated when omitted."
+    elif op.outputs:
+        entries["out"] = f"The outputs {outputs}, allocated when omitted. " + " ".join(
+            f"``{o.name}``: {describe_tensor(o)} {texts.get(o.name, '')}" for o in op.outputs
+        )
+    sections = [head, _section("Args", entries)]
+    if op.outputs:
+        sections.append(f"Returns:\n    {outputs if len(op.outputs) > 1 else '``out``'}.")
+    sections.append(_section("Raises", _ERRORS))
+    return "\n\n".join(sections)
+
+
+def _section(title: str, entries: dict[str, str]) -> str:
+    lines = [f"{title}:"]
+    for name, text in entries.items():
+        lines += textwrap.wrap(
+            f"{name}: {' '.join(text.split())}",
+            WIDTH - 8,
+            initial_indent="    ",
+            subsequent_indent="        ",
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+# ---- source -------------------------------------------------------------------------------------
+
+
+def annotation(attribute: Attribute) -> str:
+    """Type of an attribute in Python."""
+    literal = f"Literal[{', '.join(repr(c).replace(chr(39), chr(34)) for c in attribute.choices)}]"
+    kind = literal if attribute.choices else attribute.kind
+    return f"{kind} | None" if attribute.optional else kind
+
+
+def parameters(op: Op) -> list[str]:
+    """Parameters of the function, as Python writes them."""
+    listed = [f"{t.name}: Array{' | None = None' * t.optional}" for t in op.inputs]
+    options = []
+    for a in op.attributes:
+        default = "" if a.default is REQUIRED else f" = {a.default!r}".replace("'", '"')
+        options.append(f"{a.name}: {annotation(a)}{default}")
+    if op.outputs:
+        options.append(f"out: {result(op)} | None = None")
+    return listed + (["*", *options] if options else [])
+
+
+def result(op: Op) -> str:
+    """Return type of the function."""
+    if not op.outputs:
+        return "None"
+    if len(op.outputs) == 1:
+        return "Array"
+    return f"tuple[{', '.join(['Array'] * len(op.outputs))}]"
+
+
+def head(op: Op) -> str:
+    """The line ``def …:``, in the way ruff formats it."""
+    listed = parameters(op)
+    line = f"def {op.name}({', '.join(listed)}) -> {result(op)}:"
+    if len(line) <= WIDTH:
+        return line
+    return (
+        f"def {op.name}(\n    {', '.join(listed)}\n) -> {result(op)}:"
+        if (len(", ".join(listed)) + 4 <= WIDTH)
+        else f"def {op.name}(\n" + "".join(f"    {p},\n" for p in listed) + f") -> {result(op)}:"
+    )
+
+
+def _check(op: str, name: str, *, optional: bool = False) -> str:
+    given = f"{name} is not None and " if optional else ""
+    checked = f"_check({op!r}, {name!r}, {name})"
+    return f"    if {given}type({name}) not in _known:\n        {checked}\n"
+
+
+def _allocation(op: Op) -> str:
+    """Statements that leave an array in each output."""
+    names = [o.name for o in op.outputs]
+    inputs = "".join(f"{t.name}, " for t in op.inputs)
+    options = ", ".join(f"{a.name!r}: {a.name}" for a in op.attributes)
+    call = f"_allocate(_op, ({inputs}), {{{options}}}, "
+    if len(names) != 1:
+        made = f"    {', '.join(names)} = {call}out)\n" if names else ""
+        return made + "".join(_check(op.name, name) for name in names)
+    (out,), first = op.outputs, op.inputs[0]
+    like_first = out.dims == first.dims and out.like == first.name and not out.dtypes
+    made = f"_like({op.name!r}, {first.name})" if like_first else f"{call}None)[0]"
+    return (
+        f"    if out is None:\n        out = {made}\n"
+        f"    elif type(out) not in _known:\n        _check({op.name!r}, 'out', out)\n"
+    )
+
+
+def source(op: Op) -> str:
+    """The whole function."""
+    text = textwrap.indent(docstring(op), "    ").lstrip().replace("\\", "\\\\")
+    tensors, outputs = [t.name for t in op.inputs], [o.name for o in op.outputs]
+    arguments = ", ".join(tensors + outputs + [a.name for a in op.attributes])
+    inputs = "".join(f"{name}, " for name in tensors)
+    return (
+        f'{head(op)}\n    """{text}\n    """\n'
+        + "".join(_check(op.name, t.name, optional=t.optional) for t in op.inputs)
+        + f"    if _torch_seen:\n        _refuse_gradients({op.name!r}, ({inputs}))\n"
+        + _allocation(op)
+        + f"    try:\n        _native({arguments})\n"
+        + "    except TypeError as error:\n"
+        + f"        raise _explain(_op, error, ({arguments},)) from None\n"
+        + (f"    return {', '.join(outputs)}\n" if outputs else "")
+    )
+
+
+def stub(op: Op) -> str:
+    """The function as a ``.pyi`` file has it."""
+    text = textwrap.indent(docstring(op), "    ").lstrip()
+    return f'{head(op)}\n    """{text}\n    """\n'
+
+
+def compile_op(op: Op) -> Callable[..., Any]:
+    """The function itself."""
+    code, name = source(op), f"<my_llm_ffi.ops.{op.name}>"
+    scope: dict[str, Any] = {
+        "__name__": "my_llm_ffi.ops",
+        "_op": op,
+        "_native": op.function,
+        "_known": arrays.known_types,
+        "_torch_seen": arrays.torch_seen,
+        "_check": arrays.check_array,
+        "_like": arrays.empty_like,
+        "_allocate": arrays.allocate,
+        "_explain": arrays.explain,
+        "_refuse_gradients": arrays.refuse_gradients,
+    }
+    exec(compile("from __future__ import annotations\n" + code, name, "exec"), scope)
+    linecache.cache[name] = (len(code), None, ("\n" + code).splitlines(keepends=True), name)
+    function: Callable[..., Any] = scope[op.name]
+    return function
