@@ -57,6 +57,49 @@ def _exists(root: Path, test: str) -> bool:
 
 MUTANTS = (
     Mutant(
+        name="dtype check off",
+        file="src/base/signature.cc",
+        old="if (std::find(spec.dtypes.begin(), spec.dtypes.end(), dtype) != spec.dtypes.end()) "
+        "return;",
+        new="return;",
+        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+    ),
+    Mutant(
+        name="sizes not compared between tensors",
+        file="src/base/signature.cc",
+        old="match = bound.size == size;",
+        new="match = size >= 0;",
+        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+    ),
+    Mutant(
+        name="strides not looked at",
+        file="src/base/signature.cc",
+        old="if (!t.IsContiguous()) {",
+        new="if (t.ndim() < 0) {",
+        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+    ),
+    Mutant(
+        name="overlap allowed",
+        file="src/base/signature.cc",
+        old="if (!mine.Overlaps(other)) continue;",
+        new="if (mine.begin != nullptr) continue;",
+        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects_partial_overlap",),
+    ),
+    Mutant(
+        name="device not compared",
+        file="src/base/signature.cc",
+        old="if (SameDevice(**first, *tensors[i])) return;",
+        new="if (first != tensors + i + 1) return;",
+        tests=("native:norm_test",),
+    ),
+    Mutant(
+        name="eps may be NaN",
+        file="src/kernels/norm.cc",
+        old="eps32 > 0 && std::isfinite(eps32)",
+        new="!(eps32 <= 0)",
+        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+    ),
+    Mutant(
         name="eps dropped from rms_norm",
         file="src/kernels/norm_simd.cc",
         old="squares / static_cast<double>(n) + eps",
