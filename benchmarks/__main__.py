@@ -53,7 +53,7 @@ def measure(chosen: list[str], threads: int, *, markdown: bool) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     info = llm.build_info()
-    machine = machines.measure(threads, info["cpu_level"])
+    machine = machines.Machine(threads, info["cpu_level"])
     print(
         f"{machines.cpu_name()}, {threads} threads, {info['cpu_level']}; {machine.describe()}\n"
         f"commit {machines.commit()}, my_llm_ffi {llm.__version__}, torch {torch.__version__}; "
@@ -68,9 +68,9 @@ def measure(chosen: list[str], threads: int, *, markdown: bool) -> None:
 
     asked, missed = 0, []
     for case in cases():
-        result = harness.run(case)
-        print_row(result.row(machine), markdown=markdown)
-        met = result.met(machine)
+        result = harness.run(case, machine)
+        print_row(result.row(), markdown=markdown)
+        met = result.met()
         asked += met is not None
         if met is False:
             missed.append(f"{case.op} {case.shape} {case.dtype}")

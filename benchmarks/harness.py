@@ -83,25 +83,29 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Medians of a case, microseconds per call."""
+    """Medians of a case.
+
+    Attributes:
+        case: What was measured.
+        ours: Microseconds per call.
+        theirs: Likewise.
+        limit: Units per second of the case's limit; 0: it does not bound the case, or is unknown.
+    """
 
     case: Case
     ours: float
     theirs: float
+    limit: float
 
-    def of_limit(self, machine: Machine) -> float | None:
-        """The part of the limit that ours reaches; None where that limit does not bound it."""
-        work = self.case.work
-        speed = machine.limit(work.limit) if work else None
-        if work is None or speed is None:
+    def of_limit(self) -> float | None:
+        """The part of the limit that ours reaches."""
+        if self.case.work is None or not self.limit:
             return None
-        if work.footprint and work.footprint < machine.beyond_cache:
-            return None
-        return work.amount / (self.ours * 1e-6) / speed
+        return self.case.work.amount / (self.ours * 1e-6) / self.limit
 
-    def met(self, machine: Machine) -> bool | None:
+    def met(self) -> bool | None:
         """Whether all that is asked for is reached; None: nothing is, or it cannot be told."""
-        case, part = self.case, self.of_limit(machine)
+        case, part = self.case, self.of_limit()
         reached = []
         if case.ratio is not None:
             reached.append(self.theirs >= case.ratio * self.ours)
@@ -111,12 +115,9 @@ class Result:
             reached.append(part >= case.of_limit)
         return all(reached) if reached else None
 
-    def row(self, machine: Machine) -> list[str]:
+    def row(self) -> list[str]:
         """The cells of the table."""
-        case, part, met = self.case, self.of_limit(machine), self.met(machine)
-        limit = case.work.limit if case.work else "call"
-        if case.work and case.work.footprint and case.work.footprint < machine.beyond_cache:
-            limit = "in cache"
+        case, part, met = self.case, self.of_limit(), self.met()
         asked = [f"{case.ratio:g}x"] if case.ratio else []
         asked += [f"{case.at_most_us:g} us"] if case.at_most_us else []
         asked += [f"{case.of_limit:.0%}"] if case.of_limit else []
@@ -128,10 +129,17 @@ class Result:
             f"{self.theirs:.4g}",
             f"{self.theirs / self.ours:.2f}",
             "" if part is None else f"{part:.0%}",
-            limit,
+            limit_name(case, part),
             ", ".join(asked),
             {None: "", True: "yes", False: "NO"}[met],
         ]
+
+
+def limit_name(case: Case, part: float | None) -> str:
+    """What bounds a case: one of the machine's limits, its caches, or the call itself."""
+    if case.work is None:
+        return "call"
+    return "in cache" if part is None and case.work.footprint else case.work.limit
 
 
 HEADER = ["op", "shape", "dtype", "ours us", "torch us", "ratio", "of limit", "limit"]
@@ -208,16 +216,22 @@ def sample_us(call: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter_ns() - start) / calls / 1e3
 
 
-def run(case: Case) -> Result:
-    """Checks a case, then times both sides in turns."""
+def run(case: Case, machine: Machine) -> Result:
+    """Checks a case, then times both sides and what bounds it in turns."""
     check(case)
     calls = [max(1, int(SAMPLE_US / sample_us(f, 3))) for f in (case.ours, case.theirs)]
     samples: tuple[list[float], list[float]] = ([], [])
     sides = list(zip((case.ours, case.theirs), calls, samples))
+    work, speeds = case.work, []
+    bounds = work is not None and (not work.footprint or work.footprint >= machine.beyond_cache)
     for turn in range(ROUNDS):
         for call, count, found in sides if turn % 2 == 0 else reversed(sides):
             found.append(sample_us(call, count))
-    return Result(case, statistics.median(samples[0]), statistics.median(samples[1]))
+        if work is not None and bounds:
+            time.sleep(SETTLE_S)
+            speeds.append(machine.sample(work.limit))
+    ours, theirs, limit = (statistics.median(s or [0]) for s in (*samples, speeds))
+    return Result(case, ours, theirs, limit)
 
 
 def take_turns(*calls: Callable[[], Any]) -> Callable[[], Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 NATIVE = Path(__file__).parent / "native"
@@ -52,65 +50,72 @@ def last_level_cache() -> int:
     return max(sizes) or 32 << 20
 
 
-@dataclass(frozen=True)
 class Machine:
     """What the table's figures are held against.
 
-    Attributes:
+    Args:
         threads: Threads of both sides.
+        cpu_level: The instructions the library uses, which bound its arithmetic.
+
+    Attributes:
+        threads: Likewise.
         cache_bytes: The last-level cache.
-        copy: Bytes per second, read plus written, of a copy of 4 caches' size; None: not measured.
-        read: Bytes per second of reading as much.
-        fma: Float32 operations per second; a multiply and an add are two.
     """
 
-    threads: int
-    cache_bytes: int
-    copy: float | None
-    read: float | None
-    fma: float | None
+    LIMITS = ("copy", "read", "fma")
+
+    def __init__(self, threads: int, cpu_level: str) -> None:
+        self.threads = threads
+        self.cache_bytes = last_level_cache()
+        self._native = _compile_limits()
+        if self._native is not None:
+            lanes = FLOAT_LANES.get(cpu_level, 4)
+            self._handle = self._native.LimitsNew(threads, self.beyond_cache, lanes)
 
     @property
     def beyond_cache(self) -> int:
         """Bytes of a working set that no cache helps with."""
         return 4 * self.cache_bytes
 
-    def limit(self, name: str) -> float | None:
-        """The limit ``copy``, ``read`` or ``fma``."""
-        return {"copy": self.copy, "read": self.read, "fma": self.fma}[name]
+    def sample(self, limit: str) -> float:
+        """One measurement of a limit; 0 where it cannot be measured.
+
+        Args:
+            limit: ``copy``: bytes per second, read plus written, of all threads copying a working
+                set beyond the cache; ``read``: of reading it; ``fma``: float32 operations per
+                second, a multiply and an add being two.
+        """
+        if self._native is None:
+            return 0.0
+        speed: float = self._native.LimitsMeasure(self._handle, limit[0].encode())
+        return speed
 
     def describe(self) -> str:
-        """The limits in a line."""
-        known = {
-            "copy": self.copy and f"copy {self.copy / 1e9:.1f} GB/s (read + written)",
-            "read": self.read and f"read {self.read / 1e9:.1f} GB/s",
-            "fma": self.fma and f"float32 {self.fma / 1e9:.0f} GFLOP/s",
-        }
-        cache = f"last-level cache {self.cache_bytes >> 20} MiB"
-        return ", ".join([cache, *(text or f"{name} unknown" for name, text in known.items())])
+        """The best of the limits in a line."""
+        texts = [f"last-level cache {self.cache_bytes >> 20} MiB"]
+        for limit in self.LIMITS:
+            best = max(self.sample(limit) for _ in range(15))
+            unit = "GFLOP/s" if limit == "fma" else "GB/s"
+            texts.append(f"{limit} {best / 1e9:.0f} {unit}" if best else f"{limit} unknown")
+        return ", ".join(texts)
 
 
-def measure(threads: int, cpu_level: str) -> Machine:
-    """Compiles native/limits.cc and asks it.
-
-    Args:
-        threads: Threads to measure with.
-        cpu_level: The instructions the library uses, which bound its arithmetic.
-    """
-    cache = last_level_cache()
+def _compile_limits() -> ctypes.CDLL | None:
+    """native/limits.cc, loaded; None without a compiler."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         print("no C++ compiler: the machine's limits stay unknown")
-        return Machine(threads, cache, None, None, None)
+        return None
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "limits"
-        source = str(NATIVE / "limits.cc")
-        flags = ["-std=c++20", "-O2", "-pthread", "-o", str(program)]
-        subprocess.run([compiler, *flags, source], check=True)
-        arguments = [str(threads), str(4 * cache), str(FLOAT_LANES.get(cpu_level, 4))]
-        done = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)
-    limits = json.loads(done.stdout)
-    return Machine(threads, cache, limits["copy"], limits["read"], limits["fma"] or None)
+        library = Path(folder) / "liblimits.so"
+        flags = ["-std=c++20", "-O2", "-pthread", "-shared", "-fPIC", "-o", str(library)]
+        subprocess.run([compiler, *flags, str(NATIVE / "limits.cc")], check=True)
+        native = ctypes.CDLL(str(library))
+    native.LimitsNew.restype = ctypes.c_void_p
+    native.LimitsNew.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+    native.LimitsMeasure.restype = ctypes.c_double
+    native.LimitsMeasure.argtypes = (ctypes.c_void_p, ctypes.c_char)
+    return native
 
 
 def cpu_name() -> str:

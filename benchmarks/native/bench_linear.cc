@@ -26,9 +26,10 @@ int FloatLanes() {
 }
 
 struct Peaks {
-  double read = ReadPeak(ThreadCount(), 256 << 20, /*huge=*/true),
-         flops = FloatPeak(ThreadCount(), FloatLanes()),
-         byte_ops = BytePeak(ThreadCount(), FloatLanes());
+  Memory memory{256 << 20, /*huge=*/true};
+  double read = Best([&] { return ReadSpeed(ThreadCount(), memory); }),
+         flops = Best([] { return FloatSpeed(ThreadCount(), FloatLanes()); }),
+         byte_ops = Best([] { return ByteSpeed(ThreadCount(), FloatLanes()); });
 };
 
 std::vector<uint8_t> MakeWeight(const FormatInfo& info, int64_t rows, int64_t cols) {

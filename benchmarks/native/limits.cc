@@ -1,18 +1,43 @@
-// Prints this machine's limits as JSON, for benchmarks/machine.py, which compiles this file alone.
-//   limits THREADS WORKING_SET_BYTES FLOAT_LANES
+// This machine's limits as a library for machine.py, which compiles this file alone and loads it
+// beside the ops: a limit is measured in turns with what it bounds.
 #include "peaks.h"
 
-int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: limits THREADS WORKING_SET_BYTES FLOAT_LANES\n");
-    return 2;
-  }
-  const int threads = std::atoi(argv[1]), lanes = std::atoi(argv[3]);
-  const int64_t bytes = std::atoll(argv[2]);
-  // Small pages, as the tensors of the frameworks have them.
-  std::printf("{\"copy\": %.6e, \"read\": %.6e, \"fma\": %.6e}\n",
-              mlf::bench::CopyPeak(threads, bytes, /*huge=*/false),
-              mlf::bench::ReadPeak(threads, bytes, /*huge=*/false),
-              mlf::bench::FloatPeak(threads, lanes));
-  return 0;
+namespace {
+
+using mlf::bench::Memory;
+
+struct Limits {
+  int threads, lanes;
+  Memory memory;  // small pages, as the tensors of the frameworks have them
+  decltype(mlf::bench::PlainCopy)* copy = mlf::bench::PlainCopy;
+};
+
+double Copy(const Limits& limits) {
+  return mlf::bench::CopySpeed(limits.threads, limits.memory, limits.copy);
 }
+
+}  // namespace
+
+extern "C" {
+
+/// `bytes`: working set of copy and read; `lanes`: floats per register. Never freed.
+__attribute__((visibility("default"))) void* LimitsNew(int threads, int64_t bytes, int lanes) {
+  auto* limits = new Limits{threads, lanes, Memory(bytes, /*huge=*/false)};
+  const double plain = mlf::bench::Best([&] { return Copy(*limits); });
+  limits->copy = mlf::bench::StreamCopy;
+  if (mlf::bench::Best([&] { return Copy(*limits); }) < plain) {
+    limits->copy = mlf::bench::PlainCopy;
+  }
+  return limits;
+}
+
+/// One measurement, units per second: bytes of 'c'opy (read and written) or 'r'ead, 'f'loat
+/// operations; 0 where it is not known how.
+__attribute__((visibility("default"))) double LimitsMeasure(void* handle, char what) {
+  const auto& limits = *static_cast<const Limits*>(handle);
+  if (what == 'c') return Copy(limits);
+  if (what == 'r') return mlf::bench::ReadSpeed(limits.threads, limits.memory);
+  return mlf::bench::FloatSpeed(limits.threads, limits.lanes);
+}
+
+}  // extern "C"

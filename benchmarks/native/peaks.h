@@ -1,5 +1,5 @@
-// What this machine can do at most (the best of several runs): reads and copies of memory,
-// multiply-adds of floats and bytes. Stands alone, so that limits.cc compiles without the library.
+// What this machine can do at most: reads and copies of memory, multiply-adds of floats and bytes.
+// Stands alone, so that limits.cc compiles without the library.
 #pragma once
 #include <sys/mman.h>
 
@@ -41,37 +41,38 @@ Seconds Measure(int times, Fn fn) {
   return {seconds[times / 2], seconds[0]};
 }
 
-/// Best seconds of several rounds, in each of which every thread calls fn(thread): from the first
-/// to begin until the last to end.
+/// Seconds of a round in which every thread calls fn(thread): from the first to begin until the
+/// last to end.
 template <typename Fn>
-double BestSeconds(int threads, Fn fn) {
-  constexpr int kRounds = 15;
+double RoundSeconds(int threads, Fn fn) {
   struct alignas(64) Times {
     double begin, end;
   };
   std::vector<Times> times(threads);
-  double best = 1e300;
   std::barrier together(threads);
   const auto work = [&](int thread) {
-    for (int i = 0; i < kRounds; ++i) {
-      together.arrive_and_wait();
-      times[thread].begin = Now();
-      fn(thread);
-      times[thread].end = Now();
-      together.arrive_and_wait();
-      if (thread != 0) continue;
-      double begin = times[0].begin, end = times[0].end;
-      for (const Times& t : times) {
-        begin = std::min(begin, t.begin);
-        end = std::max(end, t.end);
-      }
-      best = std::min(best, end - begin);
-    }
+    together.arrive_and_wait();
+    times[thread].begin = Now();
+    fn(thread);
+    times[thread].end = Now();
   };
   std::vector<std::thread> others;
   for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
   work(0);
   for (std::thread& other : others) other.join();
+  double begin = times[0].begin, end = times[0].end;
+  for (const Times& t : times) {
+    begin = std::min(begin, t.begin);
+    end = std::max(end, t.end);
+  }
+  return end - begin;
+}
+
+/// The best of what `round` gives in several calls.
+template <typename Fn>
+double Best(Fn round) {
+  double best = 0;
+  for (int i = 0; i < 15; ++i) best = std::max(best, round());
   return best;
 }
 
@@ -93,6 +94,7 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   char* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
 
  private:
   char* data_;
@@ -102,12 +104,11 @@ class Memory {
 /// Bytes of one thread's part of `bytes`, whole pages.
 inline int64_t PartBytes(int64_t bytes, int threads) { return bytes / threads / 4096 * 4096; }
 
-/// Bytes per second that all threads read from memory together.
-inline double ReadPeak(int threads, int64_t bytes, bool huge) {
-  const Memory memory(bytes, huge);
-  const int64_t part = PartBytes(bytes, threads), words = part / 8;
+/// Bytes per second at which all threads read memory together.
+inline double ReadSpeed(int threads, const Memory& memory) {
+  const int64_t part = PartBytes(memory.bytes(), threads), words = part / 8;
   volatile uint64_t sink = 0;
-  const double seconds = BestSeconds(threads, [&](int thread) {
+  const double seconds = RoundSeconds(threads, [&](int thread) {
     const auto* data = reinterpret_cast<const uint64_t*>(memory.data() + thread * part);
     uint64_t sum = 0;
     for (int64_t i = 0; i < words; i += 8) {
@@ -139,22 +140,20 @@ inline void StreamCopy(char* to, const char* from, int64_t bytes) {
 #endif
 }
 
-/// Bytes per second, read and written, of a copy by all threads together; `bytes` are both halves.
-inline double CopyPeak(int threads, int64_t bytes, bool huge) {
-  const Memory from(bytes / 2, huge), to(bytes / 2, huge);
-  const int64_t part = PartBytes(bytes / 2, threads);
-  const auto copy = [&](auto by) {
-    return BestSeconds(threads, [&](int thread) {
-      by(to.data() + thread * part, from.data() + thread * part, part);
-    });
-  };
-  const double plain = copy([](char* t, const char* f, int64_t n) { std::memcpy(t, f, n); });
-  return static_cast<double>(2 * part * threads) / std::min(plain, copy(StreamCopy));
+inline void PlainCopy(char* to, const char* from, int64_t bytes) { std::memcpy(to, from, bytes); }
+
+/// Bytes per second, read and written, of a copy from one half to the other by all threads.
+inline double CopySpeed(int threads, const Memory& memory, decltype(PlainCopy)* copy) {
+  const int64_t half = memory.bytes() / 2, part = PartBytes(half, threads);
+  const double seconds = RoundSeconds(threads, [&](int thread) {
+    copy(memory.data() + half + thread * part, memory.data() + thread * part, part);
+  });
+  return static_cast<double>(2 * part * threads) / seconds;
 }
 
 #if defined(__x86_64__)
 constexpr int64_t kPeakRounds = 2'000'000;  // 5 ms: starting together is no part of it
-constexpr int kChains = 12;  // independent ones, more than units times latency
+constexpr int kChains = 12;                 // independent ones, more than units times latency
 
 // kChains instructions `op` on registers of `kind`, whose values do not matter.
 #define MLF_STEP(op, kind, i) op " %%" kind "12, %%" kind "13, %%" kind #i "\n"
@@ -176,23 +175,23 @@ inline void DotRounds512() { MLF_ROUNDS("vpdpbusd", "zmm") }
 inline void FmaRounds256() { MLF_ROUNDS("vfmadd231ps", "ymm") }
 
 /// Operations (a multiply and an add are two) per second of all threads together.
-inline double RoundsPeak(int threads, void (*rounds)(), int64_t operations_per_round) {
-  const double seconds = BestSeconds(threads, [&](int) { rounds(); });
+inline double RoundsSpeed(int threads, void (*rounds)(), int64_t operations_per_round) {
+  const double seconds = RoundSeconds(threads, [&](int) { rounds(); });
   return static_cast<double>(threads * kPeakRounds * operations_per_round) / seconds;
 }
 #endif
 
 /// Of registers of `lanes` floats; 0 where this program does not know how to measure them.
-inline double FloatPeak([[maybe_unused]] int threads, [[maybe_unused]] int lanes) {
+inline double FloatSpeed([[maybe_unused]] int threads, [[maybe_unused]] int lanes) {
 #if defined(__x86_64__)
-  if (lanes == 16) return RoundsPeak(threads, FmaRounds512, kChains * 16 * 2);
-  if (lanes == 8) return RoundsPeak(threads, FmaRounds256, kChains * 8 * 2);
+  if (lanes == 16) return RoundsSpeed(threads, FmaRounds512, kChains * 16 * 2);
+  if (lanes == 8) return RoundsSpeed(threads, FmaRounds256, kChains * 8 * 2);
 #endif
   return 0;
 }
-inline double BytePeak([[maybe_unused]] int threads, [[maybe_unused]] int lanes) {
+inline double ByteSpeed([[maybe_unused]] int threads, [[maybe_unused]] int lanes) {
 #if defined(__x86_64__)
-  if (lanes == 16) return RoundsPeak(threads, DotRounds512, kChains * 64 * 2);
+  if (lanes == 16) return RoundsSpeed(threads, DotRounds512, kChains * 64 * 2);
 #endif
   return 0;
 }
