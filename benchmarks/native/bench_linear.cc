@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/cpu.h"
+#include "base/thread_pool.h"
 #include "kernels/linear.h"
 #include "peaks.h"
 
@@ -18,8 +20,16 @@ constexpr DLDevice kCpu{kDLCPU, 0};
 constexpr int64_t kMaxTokens = 512;
 constexpr int64_t kWeightBytes = 192 << 20;  // copies of a weight to run through: beyond any cache
 
+int FloatLanes() {
+  if (CpuLevelInUse() == CpuLevel::kAvx512) return 16;
+  return CpuLevelInUse() == CpuLevel::kAvx2 ? 8 : 4;
+}
+
 struct Peaks {
-  double read = ReadPeak(), flops = FloatPeak(), byte_ops = BytePeak();
+  Memory memory{256 << 20, /*huge=*/true};
+  double read = Best([&] { return ReadSpeed(ThreadCount(), memory); }),
+         flops = Best([] { return FloatSpeed(ThreadCount(), FloatLanes()); }),
+         byte_ops = Best([] { return ByteSpeed(ThreadCount(), FloatLanes()); });
 };
 
 std::vector<uint8_t> MakeWeight(const FormatInfo& info, int64_t rows, int64_t cols) {
