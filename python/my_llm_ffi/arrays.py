@@ -158,7 +158,6 @@ def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any
 
 
 _MISMATCH = re.compile(r"Mismatched type on argument #(\d+) ")
-_KINDS = {"float": "a number", "int": "an integer", "bool": "a bool", "str": "a string"}
 
 
 def explain(op: Op, error: TypeError, arguments: Sequence[Any]) -> TypeError:
@@ -172,8 +171,6 @@ def explain(op: Op, error: TypeError, arguments: Sequence[Any]) -> TypeError:
         name, expected = tensors[position].name, "an array"
     else:
         attribute = op.attributes[position - len(tensors)]
-        name, expected = attribute.name, _KINDS[attribute.kind]
-        if attribute.optional:
-            expected += " or None"
+        name, expected = attribute.name, attribute.expected
     kind = type(arguments[position]).__name__
     return TypeError(f"{op.name}: {name} is {kind}, expected {expected}")

@@ -68,7 +68,13 @@ class Attribute:
     choices: tuple[str, ...] = ()
     optional: bool = False
 
+    @property
+    def expected(self) -> str:
+        """What it takes, for messages."""
+        return _KINDS[self.kind] + " or None" * self.optional
 
+
+_KINDS = {"float": "a number", "int": "an integer", "bool": "a bool", "str": "a string"}
 REQUIRED = object()
 
 
@@ -115,7 +121,7 @@ class Op:
         """
         sizes: dict[str, Any] = {a.name: attributes.get(a.name, a.default) for a in self.attributes}
         for attribute in self.attributes:
-            self._check_choice(attribute, sizes[attribute.name])
+            self._check_attribute(attribute, sizes[attribute.name])
         if "format" in sizes:
             sizes["block"], sizes["block_bytes"] = block_of(sizes["format"])
         bound_by: dict[str, str] = {}
@@ -127,15 +133,27 @@ class Op:
             self._check_dtype(tensor, dtype, dtype_of)
             self._bind(tensor, tuple(shape), sizes, bound_by)
         return [
-            (evaluate_dims(out.dims, sizes), output_dtype(out, dtype_of)) for out in self.outputs
+            (self._output_shape(out, sizes), output_dtype(out, dtype_of)) for out in self.outputs
         ]
 
-    def _check_choice(self, attribute: Attribute, value: Any) -> None:
-        missing = value is None and attribute.optional
-        if attribute.choices and value not in attribute.choices and not missing:
+    def _output_shape(self, out: Tensor, sizes: dict[str, Any]) -> tuple[Any, ...]:
+        shape = evaluate_dims(out.dims, sizes)
+        if any(type(size) is int and size < 0 for size in shape):
+            raise ValueError(f"{self.name}: {out.name} would have shape {list(shape)}")
+        return shape
+
+    def _check_attribute(self, attribute: Attribute, value: Any) -> None:
+        if value is None and attribute.optional:
+            return
+        if attribute.choices and value not in attribute.choices:
             listed = ", ".join(repr(c) for c in attribute.choices)
             raise ValueError(
                 f"{self.name}: {attribute.name} is {value!r}, expected one of {listed}"
+            )
+        if attribute.kind == "int" and not hasattr(value, "__index__"):
+            raise TypeError(
+                f"{self.name}: {attribute.name} is {type(value).__name__}, "
+                f"expected {attribute.expected}"
             )
 
     def _check_dtype(self, tensor: Tensor, dtype: str, dtype_of: dict[str, str]) -> None:
