@@ -8,10 +8,11 @@ namespace mlf::MLF_LEVEL {
 
 constexpr float kLowestFinite = -3.402823466e38f;
 
+/// The score of x less `max`.
 template <bool kCapped>
-MLF_INLINE F32 Score(F32 x, F32 scale, F32 cap) {
-  if constexpr (kCapped) return cap * Tanh(x * scale);
-  return x * scale;
+MLF_INLINE F32 Below(F32 x, F32 scale, F32 cap, F32 max) {
+  if constexpr (kCapped) return cap * Tanh(x * scale) - max;
+  return Fma(x, scale, Zero() - max);
 }
 
 /// The cap rises with its argument: the largest score is that of the largest scaled x.
@@ -23,7 +24,7 @@ MLF_INLINE float LargestScore(const T* x, int64_t n, F32 scale, F32 cap) {
     best[chain] = Max(Keep(LoadCount(x + i, count) * scale, count, kLowestFinite), best[chain]);
   });
   const float largest = ReduceMax(Max(Max(best[0], best[1]), Max(best[2], best[3])));
-  return kCapped ? ReduceMax(Score<true>(Set(largest), Set(1.f), cap)) : largest;
+  return kCapped ? ReduceMax(cap * Tanh(Set(largest))) : largest;
 }
 
 /// e^x for x <= 0.
@@ -36,7 +37,7 @@ MLF_INLINE SoftmaxPart Part(float* e, const T* x, int64_t n, Scores scores) {
   const F32 max = Set(largest);
   F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
-    const F32 v = ExpNegative(Score<kCapped>(LoadCount(x + i, count), scale, cap) - max);
+    const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scale, cap, max));
     if constexpr (kStore) StoreCount(e + i, v, count);
     sum[chain] = sum[chain] + Keep(v, count, 0.f);
   });
@@ -63,7 +64,7 @@ template <bool kCapped, SoftmaxForm kForm, typename T>
 MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
   const F32 scale = Set(scores.scale), cap = Set(scores.cap);
   ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    const F32 below = Score<kCapped>(LoadCount(x + i, count), scale, cap) - max;
+    const F32 below = Below<kCapped>(LoadCount(x + i, count), scale, cap, max);
     const F32 y = kForm == SoftmaxForm::kProbability ? ExpNegative(below) * norm : below - norm;
     StoreCount(out + i, y, count);
   });
