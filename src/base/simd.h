@@ -100,33 +100,60 @@ MLF_INLINE F32 Fma(F32 a, F32 b, F32 c) {
   });
 }
 
-/// The larger lane; b where either is NaN (as x86 has it).
+// a > b ? a : b is what x86 has an instruction for, but compilers do not know it of vectors.
+/// The larger lane; b where either is NaN.
 MLF_INLINE F32 Max(F32 a, F32 b) {
-  return Map<F32>(
-      [&](int p) -> NativeF32 { return a.part[p] > b.part[p] ? a.part[p] : b.part[p]; });
+  return Map<F32>([&](int p) -> NativeF32 {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(a.part[p], b.part[p]);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(a.part[p], b.part[p]);
+#elif defined(__x86_64__)
+    return _mm_max_ps(a.part[p], b.part[p]);
+#else
+    return a.part[p] > b.part[p] ? a.part[p] : b.part[p];
+#endif
+  });
 }
+/// The smaller lane; b where either is NaN.
 MLF_INLINE F32 Min(F32 a, F32 b) {
-  return Map<F32>(
-      [&](int p) -> NativeF32 { return a.part[p] < b.part[p] ? a.part[p] : b.part[p]; });
+  return Map<F32>([&](int p) -> NativeF32 {
+#if defined(__AVX512F__)
+    return _mm512_min_ps(a.part[p], b.part[p]);
+#elif defined(__AVX2__)
+    return _mm256_min_ps(a.part[p], b.part[p]);
+#elif defined(__x86_64__)
+    return _mm_min_ps(a.part[p], b.part[p]);
+#else
+    return a.part[p] < b.part[p] ? a.part[p] : b.part[p];
+#endif
+  });
 }
 
 // Reductions fold the upper half onto the lower one: the same tree at every level.
+typedef float FourLanes __attribute__((vector_size(16)));
+template <typename Fn>
+MLF_INLINE float ReduceFour(FourLanes v, Fn fn) {
+  const FourLanes two = fn(v, __builtin_shufflevector(v, v, 2, 3, 2, 3));
+  return fn(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
+}
 template <typename Fn>
 MLF_INLINE float Reduce(F32 v, Fn fn) {
-  float lane[kLanes];
-  Store(lane, v);
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) lane[i] = fn(lane[i], lane[i + half]);
-  }
-  return lane[0];
+#if defined(__AVX512F__)
+  const __m256 eight = fn(_mm512_castps512_ps256(v.part[0]), _mm512_extractf32x8_ps(v.part[0], 1));
+  return ReduceFour(fn(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), fn);
+#elif defined(__AVX2__)
+  const __m256 eight = fn(v.part[0], v.part[1]);
+  return ReduceFour(fn(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), fn);
+#else
+  return ReduceFour(fn(fn(v.part[0], v.part[2]), fn(v.part[1], v.part[3])), fn);
+#endif
 }
 MLF_INLINE float ReduceAdd(F32 v) {
-  return Reduce(v, [](float a, float b) { return a + b; });
+  return Reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 MLF_INLINE float ReduceMax(F32 v) {
-  return Reduce(v, [](float a, float b) { return a > b ? a : b; });
+  return Reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 MLF_INLINE F32 ToFloat(I32 v) {
@@ -189,23 +216,67 @@ MLF_INLINE void Store(F16* p, F32 v) {
 typedef uint16_t NativeU16 __attribute__((vector_size(2 * kWidth)));
 typedef uint32_t NativeU32 __attribute__((vector_size(4 * kWidth)));
 
+#if defined(__AVX512F__)
+/// Word indices of a permutation: of upper halves to the front, or from the front to upper halves.
+template <bool kToFront>
+MLF_INLINE __m512i UpperWords() {
+  typedef int16_t Words __attribute__((vector_size(64)));
+  Words out{};
+  for (int16_t i = 0; i < kLanes; ++i) out[kToFront ? i : 2 * i + 1] = kToFront ? 2 * i + 1 : i;
+  return (__m512i)out;
+}
+#endif
+
 MLF_INLINE F32 Load(const BF16* p) {
+#if defined(__AVX512F__)
+  // Word i to word 2i + 1, zeros between: one instruction where widening and shifting are two.
+  const __m512i narrow =
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {{_mm512_castsi512_ps(
+      _mm512_maskz_permutexvar_epi16(0xAAAAAAAA, UpperWords<false>(), narrow))}};
+#elif defined(__AVX2__)
+  return Map<F32>([&](int i) -> NativeF32 {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+  });
+#else
   return Map<F32>([&](int i) -> NativeF32 {
     NativeU16 narrow;
     std::memcpy(&narrow, p + kWidth * i, sizeof narrow);
     return (NativeF32)(__builtin_convertvector(narrow, NativeU32) << 16);
   });
+#endif
 }
 
-MLF_INLINE void Store(BF16* p, F32 v) {  // to nearest even; NaN stays NaN
+/// The lanes rounded to nearest even in their upper halves; NaN stays NaN. The lower halves do not
+/// matter.
+MLF_INLINE NativeU32 RoundToBF16(NativeF32 v) {
+  const NativeU32 u = (NativeU32)v;
+  const NativeU32 rounded = u + 0x7FFF + ((u >> 16) & 1), quiet = u | 0x400000;
+#if defined(__AVX512F__)
+  return (NativeU32)_mm512_mask_mov_epi32((__m512i)rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q),
+                                          (__m512i)quiet);
+#else
+  return v == v ? rounded : quiet;
+#endif
+}
+
+MLF_INLINE void Store(BF16* p, F32 v) {
+#if defined(__AVX512F__)
+  const __m512i words =
+      _mm512_permutexvar_epi16(UpperWords<true>(), (__m512i)RoundToBF16(v.part[0]));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(words));
+#elif defined(__AVX2__)
+  const auto upper = [&](int i) { return (__m256i)(RoundToBF16(v.part[i]) >> 16); };
+  const __m256i packed = _mm256_packus_epi32(upper(0), upper(1));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
+#else
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) {
-    const NativeU32 u = (NativeU32)v.part[i];
-    const NativeU32 rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16, quiet = (u >> 16) | 0x40;
-    const NativeU16 narrow =
-        __builtin_convertvector((u & 0x7FFFFFFF) > 0x7F800000 ? quiet : rounded, NativeU16);
+    const NativeU16 narrow = __builtin_convertvector(RoundToBF16(v.part[i]) >> 16, NativeU16);
     std::memcpy(p + kWidth * i, &narrow, sizeof narrow);
   }
+#endif
 }
 
 /// The first n < 16 elements, the other lanes `fill`.
@@ -249,19 +320,20 @@ MLF_INLINE F32 ExpSeries(F32 r) {
   return Fma(poly, r, Set(5.0000001201e-1f));
 }
 
-/// e^x to 2 ulp: 2^n times a polynomial on [−ln 2 / 2, ln 2 / 2]; 0 below −87.3 (so −inf gives 0
-/// exactly), about 1.7e38 above 88; NaN propagates.
-MLF_INLINE F32 Exp(F32 x) {
-  const F32 low = Set(-87.33654f), high = Set(88.37626f);
-  const ExpParts parts = SplitExp(Max(low, Min(high, x)));
+/// e^x for −87.33 ≤ x ≤ 88.37, to 2 ulp; NaN propagates.
+MLF_INLINE F32 ExpWithin(F32 x) {
+  const ExpParts parts = SplitExp(x);
   const F32 r = parts.r, poly = Fma(ExpSeries(r), r * r, r + Set(1.f));
-  const F32 scaled = Map<F32>([&](int p) -> NativeF32 {
-    return (NativeF32)((NativeI32)poly.part[p] + ((NativeI32)parts.shifted.part[p] << 23));
-  });
-  return Map<F32>([&](int p) -> NativeF32 {
-    const NativeF32 v = x.part[p];
-    return v < low.part[p] ? NativeF32{} : (v == v ? scaled.part[p] : v);
-  });
+  return poly * Map<F32>([&](int p) {
+           return (NativeF32)(((NativeI32)parts.shifted.part[p] << 23) + 0x3F800000);
+         });
+}
+
+/// e^x to 2 ulp; 0 below −87.3 (so −inf gives 0 exactly), about 1.7e38 above 88; NaN propagates.
+MLF_INLINE F32 Exp(F32 x) {
+  const F32 low = Set(-87.33654f), exp = ExpWithin(Max(low, Min(Set(88.37626f), x)));
+  return Map<F32>(
+      [&](int p) -> NativeF32 { return x.part[p] < low.part[p] ? NativeF32{} : exp.part[p]; });
 }
 
 }  // namespace mlf::MLF_LEVEL

@@ -26,23 +26,21 @@ MLF_INLINE void TurnPairs(float* __restrict x, const float* __restrict cos,
   }
 }
 
+/// By way of floats, so many pairs that none is read back right after it was written.
 template <typename T>
 MLF_INLINE void Interleaved(T* x, const float* cos, const float* sin, int64_t pairs) {
-  float wide[2 * kLanes];
-  int64_t i = 0;
-  for (; i + kLanes <= pairs; i += kLanes) {
-    Store(wide, Load(x + 2 * i));
-    Store(wide + kLanes, Load(x + 2 * i + kLanes));
-    TurnPairs(wide, cos + i, sin + i, kLanes);
-    Store(x + 2 * i, Load(wide));
-    Store(x + 2 * i + kLanes, Load(wide + kLanes));
-  }
-  constexpr int kHalf = kLanes / 2;  // pairs of one vector
-  for (; i < pairs; i += kHalf) {
-    const int rest = static_cast<int>(pairs - i < kHalf ? pairs - i : kHalf);
-    Store(wide, LoadPartial(x + 2 * i, 2 * rest));
-    TurnPairs(wide, cos + i, sin + i, rest);
-    StorePartial(x + 2 * i, Load(wide), 2 * rest);
+  constexpr int64_t kPairs = 64;
+  float wide[2 * kPairs];
+  for (int64_t begin = 0; begin < pairs; begin += kPairs) {
+    const int64_t n = pairs - begin < kPairs ? pairs - begin : kPairs;
+    T* const at = x + 2 * begin;
+    ForLanes(2 * n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+      StoreCount(wide + i, LoadCount(at + i, count), count);
+    });
+    TurnPairs(wide, cos + begin, sin + begin, n);
+    ForLanes(2 * n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+      StoreCount(at + i, LoadCount(wide + i, count), count);
+    });
   }
 }
 

@@ -27,16 +27,19 @@ struct Rows;
 template <>
 struct Rows<float> {
   static constexpr auto& kPart = softmax_part_f32;
+  static constexpr auto& kScale = softmax_scale_f32;
   static constexpr auto& kWrite = softmax_write_f32;
 };
 template <>
 struct Rows<F16> {
   static constexpr auto& kPart = softmax_part_f16;
+  static constexpr auto& kScale = softmax_scale_f16;
   static constexpr auto& kWrite = softmax_write_f16;
 };
 template <>
 struct Rows<BF16> {
   static constexpr auto& kPart = softmax_part_bf16;
+  static constexpr auto& kScale = softmax_scale_bf16;
   static constexpr auto& kWrite = softmax_write_bf16;
 };
 
@@ -45,62 +48,98 @@ class RowSum {
  public:
   void Add(SoftmaxPart part) {
     if (part.max > max_) {
-      sum_ = sum_ * std::exp(static_cast<double>(max_) - part.max) + part.sum;
+      sum_ = sum_ == 0 ? part.sum : sum_ * Exp(max_, part.max) + part.sum;
       max_ = part.max;
     } else {
-      sum_ += part.sum * std::exp(static_cast<double>(part.max) - max_);
+      sum_ += part.max == max_ ? part.sum : part.sum * Exp(part.max, max_);
     }
   }
   float max() const { return max_; }
   float Norm(SoftmaxForm form) const {
     return static_cast<float>(form == SoftmaxForm::kProbability ? 1 / sum_ : std::log(sum_));
   }
+  /// What makes probabilities of a part's exponentials.
+  float Factor(SoftmaxPart part) const {
+    return static_cast<float>((part.max == max_ ? 1 : Exp(part.max, max_)) / sum_);
+  }
 
  private:
+  static double Exp(float a, float b) { return std::exp(static_cast<double>(a) - b); }
+
   float max_ = -FLT_MAX;  // of no elements, as SoftmaxPart has it
   double sum_ = 0;
 };
 
+/// Probabilities of float32 have room for their exponentials where the output goes, and are scaled
+/// there; a short row of shorter floats has it on the stack; others are computed twice.
 template <typename T>
 class RowSoftmax {
  public:
   RowSoftmax(T* out, const T* x, int64_t n, Scores scores, SoftmaxForm form)
-      : out_(out), x_(x), n_(n), scores_(scores), form_(form) {}
+      : out_(out), x_(x), n_(n), blocks_((n + kBlock - 1) / kBlock), scores_(scores), form_(form) {}
 
-  void Whole(int64_t row) const {
-    RowSum sum;
-    for (int64_t begin = 0; begin < n_; begin += kBlock) sum.Add(Part(row, begin));
-    Write(row, 0, n_, sum);
+  int64_t blocks() const { return blocks_; }
+
+  /// `parts` has room for all blocks of a row.
+  void Whole(int64_t row, SoftmaxPart* parts) const {
+    if (blocks_ == 1 && form_ == SoftmaxForm::kProbability && !kInPlace) return OnStack(row);
+    MakeParts(row, 0, blocks_, parts);
+    Finish(row, 0, blocks_, parts, Sum(parts));
   }
 
-  /// The same, the blocks of the row shared by the threads. `parts` has room for all of them.
+  /// The same by several threads.
   void Split(int64_t row, SoftmaxPart* parts) const {
-    const int64_t blocks = Blocks(), threads = ThreadCount();
-    const int64_t grain = (blocks + threads - 1) / threads;
-    ParallelFor(blocks, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) parts[b] = Part(row, b * kBlock);
-    });
-    RowSum sum;
-    for (int64_t b = 0; b < blocks; ++b) sum.Add(parts[b]);
-    ParallelFor(blocks, grain, [&](int64_t begin, int64_t end) {
-      Write(row, begin * kBlock, std::min(n_, end * kBlock), sum);
-    });
+    const int64_t threads = ThreadCount(), grain = (blocks_ + threads - 1) / threads;
+    ParallelFor(blocks_, grain,
+                [&](int64_t begin, int64_t end) { MakeParts(row, begin, end, parts); });
+    const RowSum sum = Sum(parts);
+    ParallelFor(blocks_, grain,
+                [&](int64_t begin, int64_t end) { Finish(row, begin, end, parts, sum); });
   }
-
-  int64_t Blocks() const { return (n_ + kBlock - 1) / kBlock; }
 
  private:
-  SoftmaxPart Part(int64_t row, int64_t begin) const {
-    return Rows<T>::kPart(x_ + row * n_ + begin, std::min(kBlock, n_ - begin), scores_);
+  static constexpr bool kInPlace = std::is_same_v<T, float>;
+
+  float* Room(T* out) const {
+    if constexpr (kInPlace) return form_ == SoftmaxForm::kProbability ? out : nullptr;
+    return nullptr;
   }
-  void Write(int64_t row, int64_t begin, int64_t end, const RowSum& sum) const {
-    const int64_t at = row * n_ + begin;
-    Rows<T>::kWrite(out_ + at, x_ + at, end - begin, scores_, sum.max(), sum.Norm(form_), form_);
+
+  void OnStack(int64_t row) const {
+    float e[kBlock];
+    const SoftmaxPart part = Rows<T>::kPart(e, x_ + row * n_, n_, scores_);
+    Rows<T>::kScale(out_ + row * n_, e, n_, static_cast<float>(1.0 / part.sum));
+  }
+
+  void MakeParts(int64_t row, int64_t begin, int64_t end, SoftmaxPart* parts) const {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t at = row * n_ + b * kBlock, n = std::min(kBlock, n_ - b * kBlock);
+      parts[b] = Rows<T>::kPart(Room(out_ + at), x_ + at, n, scores_);
+    }
+  }
+
+  RowSum Sum(const SoftmaxPart* parts) const {
+    RowSum sum;
+    for (int64_t b = 0; b < blocks_; ++b) sum.Add(parts[b]);
+    return sum;
+  }
+
+  void Finish(int64_t row, int64_t begin, int64_t end, const SoftmaxPart* parts,
+              const RowSum& sum) const {
+    const float norm = sum.Norm(form_);
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t at = row * n_ + b * kBlock, n = std::min(kBlock, n_ - b * kBlock);
+      if (const float* e = Room(out_ + at); e != nullptr) {
+        Rows<T>::kScale(out_ + at, e, n, sum.Factor(parts[b]));
+      } else {
+        Rows<T>::kWrite(out_ + at, x_ + at, n, scores_, sum.max(), norm, form_);
+      }
+    }
   }
 
   T* out_;
   const T* x_;
-  int64_t n_;
+  int64_t n_, blocks_;
   Scores scores_;
   SoftmaxForm form_;
 };
@@ -113,13 +152,15 @@ void SoftmaxCpu(TensorView out, TensorView x, double scale, double soft_cap) {
   DispatchFloat(x.dtype(), [&]<typename T>() {
     const RowSoftmax<T> softmax(Data<T>(out), Data<const T>(x), n, scores, kForm);
     if (ThreadCount() > 1 && rows < 2 * ThreadCount() && n >= kSplitRow) {
-      std::vector<SoftmaxPart> parts(softmax.Blocks());
+      std::vector<SoftmaxPart> parts(softmax.blocks());
       for (int64_t row = 0; row < rows; ++row) softmax.Split(row, parts.data());
       return;
     }
-    ParallelFor(rows, std::max<int64_t>(1, kRowGrain / n), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) softmax.Whole(row);
-    });
+    ParallelFor(rows, std::max<int64_t>(1, kRowGrain / std::max<int64_t>(1, n)),
+                [&](int64_t begin, int64_t end) {
+                  std::vector<SoftmaxPart> parts(softmax.blocks());
+                  for (int64_t row = begin; row < end; ++row) softmax.Whole(row, parts.data());
+                });
   });
 }
 

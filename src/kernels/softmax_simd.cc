@@ -8,10 +8,11 @@ namespace mlf::MLF_LEVEL {
 
 constexpr float kLowestFinite = -3.402823466e38f;
 
+/// The score of x less `max`.
 template <bool kCapped>
-MLF_INLINE F32 Score(F32 x, F32 scale, F32 cap) {
-  if constexpr (kCapped) return cap * Tanh(x * scale);
-  return x * scale;
+MLF_INLINE F32 Below(F32 x, F32 scale, F32 cap, F32 max) {
+  if constexpr (kCapped) return cap * Tanh(x * scale) - max;
+  return Fma(x, scale, Zero() - max);
 }
 
 /// The cap rises with its argument: the largest score is that of the largest scaled x.
@@ -23,35 +24,50 @@ MLF_INLINE float LargestScore(const T* x, int64_t n, F32 scale, F32 cap) {
     best[chain] = Max(Keep(LoadCount(x + i, count) * scale, count, kLowestFinite), best[chain]);
   });
   const float largest = ReduceMax(Max(Max(best[0], best[1]), Max(best[2], best[3])));
-  return kCapped ? ReduceMax(Score<true>(Set(largest), Set(1.f), cap)) : largest;
+  return kCapped ? ReduceMax(cap * Tanh(Set(largest))) : largest;
 }
 
-template <bool kCapped, typename T>
-MLF_INLINE SoftmaxPart Part(const T* x, int64_t n, Scores scores) {
+/// e^x for x <= 0.
+MLF_INLINE F32 ExpNegative(F32 x) { return Exp2(x * Set(1.442695041f)); }
+
+template <bool kCapped, bool kStore, typename T>
+MLF_INLINE SoftmaxPart Part(float* e, const T* x, int64_t n, Scores scores) {
   const F32 scale = Set(scores.scale), cap = Set(scores.cap);
   const float largest = LargestScore<kCapped>(x, n, scale, cap);
   const F32 max = Set(largest);
   F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
-    const F32 e = Exp(Score<kCapped>(LoadCount(x + i, count), scale, cap) - max);
-    sum[chain] = sum[chain] + Keep(e, count, 0.f);
+    const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scale, cap, max));
+    if constexpr (kStore) StoreCount(e + i, v, count);
+    sum[chain] = sum[chain] + Keep(v, count, 0.f);
   });
   return {largest, SumOfChains(sum)};
+}
+
+template <typename T>
+MLF_INLINE SoftmaxPart ChoosePart(float* e, const T* x, int64_t n, Scores scores) {
+  if (scores.cap == 0) {
+    return e == nullptr ? Part<false, false>(e, x, n, scores) : Part<false, true>(e, x, n, scores);
+  }
+  return e == nullptr ? Part<true, false>(e, x, n, scores) : Part<true, true>(e, x, n, scores);
+}
+
+template <typename T>
+MLF_INLINE void Scale(T* out, const float* e, int64_t n, float factor) {
+  const F32 f = Set(factor);
+  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    StoreCount(out + i, LoadCount(e + i, count) * f, count);
+  });
 }
 
 template <bool kCapped, SoftmaxForm kForm, typename T>
 MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
   const F32 scale = Set(scores.scale), cap = Set(scores.cap);
   ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    const F32 below = Score<kCapped>(LoadCount(x + i, count), scale, cap) - max;
-    const F32 y = kForm == SoftmaxForm::kProbability ? Exp(below) * norm : below - norm;
+    const F32 below = Below<kCapped>(LoadCount(x + i, count), scale, cap, max);
+    const F32 y = kForm == SoftmaxForm::kProbability ? ExpNegative(below) * norm : below - norm;
     StoreCount(out + i, y, count);
   });
-}
-
-template <typename T>
-MLF_INLINE SoftmaxPart ChoosePart(const T* x, int64_t n, Scores scores) {
-  return scores.cap == 0 ? Part<false>(x, n, scores) : Part<true>(x, n, scores);
 }
 
 template <typename T>
@@ -68,9 +84,19 @@ MLF_INLINE void ChooseWrite(T* out, const T* x, int64_t n, Scores scores, float 
   Write<true, kLogarithm>(out, x, n, scores, m, s);
 }
 
-SoftmaxPart PartOf(const float* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
-SoftmaxPart PartOf(const F16* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
-SoftmaxPart PartOf(const BF16* x, int64_t n, Scores scores) { return ChoosePart(x, n, scores); }
+SoftmaxPart PartOf(float* e, const float* x, int64_t n, Scores scores) {
+  return ChoosePart(e, x, n, scores);
+}
+SoftmaxPart PartOf(float* e, const F16* x, int64_t n, Scores scores) {
+  return ChoosePart(e, x, n, scores);
+}
+SoftmaxPart PartOf(float* e, const BF16* x, int64_t n, Scores scores) {
+  return ChoosePart(e, x, n, scores);
+}
+
+void ScaleSoftmax(float* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
+void ScaleSoftmax(F16* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
+void ScaleSoftmax(BF16* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
 
 void WriteSoftmax(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
                   SoftmaxForm form) {

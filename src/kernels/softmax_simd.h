@@ -22,9 +22,20 @@ struct SoftmaxPart {
 
 enum class SoftmaxForm : int { kProbability, kLogarithm };
 
-MLF_SIMD_FN(softmax_part_f32, PartOf, SoftmaxPart(const float* x, int64_t n, Scores scores))
-MLF_SIMD_FN(softmax_part_f16, PartOf, SoftmaxPart(const F16* x, int64_t n, Scores scores))
-MLF_SIMD_FN(softmax_part_bf16, PartOf, SoftmaxPart(const BF16* x, int64_t n, Scores scores))
+/// The part of x[n]. Where e is not null, its n elements get e^(y - max); it may be x.
+MLF_SIMD_FN(softmax_part_f32, PartOf,
+            SoftmaxPart(float* e, const float* x, int64_t n, Scores scores))
+MLF_SIMD_FN(softmax_part_f16, PartOf, SoftmaxPart(float* e, const F16* x, int64_t n, Scores scores))
+MLF_SIMD_FN(softmax_part_bf16, PartOf,
+            SoftmaxPart(float* e, const BF16* x, int64_t n, Scores scores))
+
+/// out[i] = e[i] * factor; out may be e.
+MLF_SIMD_FN(softmax_scale_f32, ScaleSoftmax,
+            void(float* out, const float* e, int64_t n, float factor))
+MLF_SIMD_FN(softmax_scale_f16, ScaleSoftmax,
+            void(F16* out, const float* e, int64_t n, float factor))
+MLF_SIMD_FN(softmax_scale_bf16, ScaleSoftmax,
+            void(BF16* out, const float* e, int64_t n, float factor))
 
 /// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm; out may be x.
 MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,

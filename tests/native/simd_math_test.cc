@@ -74,14 +74,27 @@ void TestLog() {
   MLF_EXPECT(std::isnan(At(log, std::nanf(""))));
 }
 
-void TestNormalCdf() {
-  const auto cdf = [](F32 x) { return baseline::NormalCdf(x); };
-  const auto want = [](double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); };
-  MLF_EXPECT(WorstError(cdf, want, 1e-30f, 40.f) < 5e-7);
-  MLF_EXPECT(WorstError(cdf, want, -1e-30f, -5.5f) < 1.2e-6);  // the level without fused products
-  MLF_EXPECT(WorstError(cdf, want, -5.5f, -12.9f) < 6e-6);
-  MLF_EXPECT(At(cdf, 0.f) == 0.5f && At(cdf, kInf) == 1 && At(cdf, -kInf) == 0);
-  MLF_EXPECT(std::isnan(At(cdf, std::nanf(""))));
+void TestExp2() {
+  const auto exp2 = [](F32 x) { return baseline::Exp2(x); };
+  const auto want = [](double x) { return std::exp2(x); };
+  MLF_EXPECT(WorstError(exp2, want, 1e-30f, 127.4f) < 2.4e-7);
+  MLF_EXPECT(WorstError(exp2, want, -1e-30f, -126.f) < 2.4e-7);
+  MLF_EXPECT(At(exp2, 0.f) == 1 && At(exp2, 1.f) == 2 && At(exp2, -126.f) == 0x1p-126f);
+  MLF_EXPECT(At(exp2, -kInf) == 0 && At(exp2, -126.6f) == 0 && At(exp2, -3e38f) == 0);
+  for (uint32_t payload = 0; payload < 512; ++payload) {  // none of them reaches the exponent
+    MLF_EXPECT(std::isnan(At(exp2, std::bit_cast<float>(0x7FC00000 | payload))));
+    MLF_EXPECT(std::isnan(At(exp2, std::bit_cast<float>(0xFFC00000 | payload))));
+  }
+}
+
+void TestNormalTail() {
+  const auto tail = [](F32 x) { return baseline::NormalTail(x); };
+  const auto want = [](double x) { return 0.5 * std::erfc(x / std::sqrt(2.0)); };
+  MLF_EXPECT(WorstError(tail, want, 1e-30f, 5.5f) < 2e-6);
+  MLF_EXPECT(WorstError(tail, want, 5.5f, 12.8f) < 1e-5);
+  MLF_EXPECT(std::abs(At(tail, 0.f) - 0.5f) < 3e-7f && At(tail, 13.2f) < 1e-38f);
+  MLF_EXPECT(At(tail, 13.2f) >= 0);
+  MLF_EXPECT(std::isnan(At(tail, std::nanf(""))));
 }
 
 }  // namespace
@@ -91,6 +104,7 @@ int main() {
   mlf::TestExp();
   mlf::TestTanh();
   mlf::TestLog();
-  mlf::TestNormalCdf();
+  mlf::TestExp2();
+  mlf::TestNormalTail();
   return 0;
 }
