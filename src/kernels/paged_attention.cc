@@ -57,7 +57,7 @@ struct PagedCall {
   void Attend(const TokenRun& run, int64_t head, int64_t heads) const {
     const int64_t head_dim = q.size(2), kv_heads = k_pages.size(1),
                   head_size = head_dim * kPageSize, kv_head = head / (q.size(1) / kv_heads);
-    const QueryBlock query{run.first, run.tokens, head, heads};
+    const QueryBlock query{run.first, run.tokens, head, heads, 1};
     const StateMemory state(query.rows(), head_dim);
     BlockMemory memory(query, head_dim, soft_cap, state.state());
     const int32_t* position = Data<const int32_t>(token_position) + run.first;
