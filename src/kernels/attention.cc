@@ -219,14 +219,14 @@ void AttentionCpu(TensorView out, TensorView q, TensorView k, TensorView v, Tens
     const int64_t seen = call.LastSeen(run, run.tokens - 1) + 1 - call.FirstSeen(run, 0);
     multiplies += 2 * run.tokens * std::max<int64_t>(0, seen) * q.size(1) * q.size(2);
   }
-  const int64_t grain = AttentionGrain(n_items, multiplies);
-  const bool split = ThreadCount() > 1 && grain == 1 && n_items < kItemsPerThread * ThreadCount() &&
+  const bool parallel = WorthThreads(multiplies) && ThreadCount() > 1;
+  const bool split = parallel && n_items < kItemsPerThread * ThreadCount() &&
                      CountSegments(runs) > static_cast<int64_t>(runs.size());
   DispatchFloat(q.dtype(), [&]<typename T>() {
     if (split) {
       RunSegments<T>(call, items);
     } else {
-      RunWhole<T>(call, items, grain);
+      RunWhole<T>(call, items, parallel ? 1 : n_items);
     }
   });
 }

@@ -142,10 +142,9 @@ inline int64_t GroupPieces(int64_t group, int64_t items) {
   return std::clamp<int64_t>((ThreadCount() + items - 1) / items, 1, group);
 }
 
-/// Grain for `items` pieces of work: all in one below what a wake-up of another thread is worth.
-inline int64_t AttentionGrain(int64_t items, int64_t multiplies) {
-  constexpr int64_t kSerialMultiplies = 400'000;  // 8 us with AVX-512
-  return multiplies < kSerialMultiplies ? items : 1;
+/// Whether so many multiplications are worth the wake-up of another thread.
+inline bool WorthThreads(int64_t multiplies) {
+  return multiplies >= 400'000;  // 8 us with AVX-512
 }
 
 }  // namespace mlf

@@ -86,7 +86,7 @@ void Run(const PagedCall<Q, T>& call, TensorView block_table, TensorView token_r
   for (const TokenRun& run : runs) multiplies += 2 * run.tokens * heads * run.n_pages * head_size;
   const int64_t pieces = GroupPieces(group, n_runs * kv_heads), per_run = kv_heads * pieces,
                 items = n_runs * per_run;
-  ParallelFor(items, AttentionGrain(items, multiplies), [&](int64_t begin, int64_t end) {
+  ParallelFor(items, WorthThreads(multiplies) ? 1 : items, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t piece = i % per_run, kv_head = piece / pieces, j = piece % pieces,
                     first = j * group / pieces, last = (j + 1) * group / pieces;
