@@ -13,7 +13,8 @@
 namespace mlf {
 namespace {
 
-// Queries that share one copy of 32 keys and values; their state stays in L2.
+// Queries that share one copy of 32 keys and values; their state stays in L2. With the least or
+// fewer, reading keys is the work.
 constexpr int64_t kBlockRows = 128, kLeastRows = 16;
 // Keys gathered in one chain before they are added to the result: bounds the error of long sums,
 // and lets threads share one head's keys. The cut depends on nothing but the key's index.
@@ -35,10 +36,10 @@ struct TokenRun {
   int64_t begin = 0, end = 0;
 };
 
-/// One key/value head of a run.
+/// Key/value heads [kv_head, kv_head + kv_heads) of a run.
 struct Item {
   TokenRun run;
-  int64_t kv_head;
+  int64_t kv_head, kv_heads;
 };
 
 /// The arguments of one call.
@@ -61,7 +62,7 @@ struct AttentionCall {
     return window == 0 ? last : std::min(last, run.position + t + window - 1);
   }
   QueryBlock Queries(const Item& item) const {
-    return {item.run.first, item.run.tokens, item.kv_head * group(), group()};
+    return {item.run.first, item.run.tokens, item.kv_head * group(), group(), item.kv_heads};
   }
 
   /// Gathers what an item sees of one segment.
@@ -80,6 +81,7 @@ struct AttentionCall {
                   end = LastSeen(run, run.tokens - 1) + 1;
     kAttendRows<T>(memory.block(), {.k = Data<const T>(k) + key0,
                                     .v = Data<const T>(v) + key0,
+                                    .heads = item.kv_heads,
                                     .stride = kv_heads() * head_dim(),
                                     .begin = std::max(begin, segment * kSegment),
                                     .end = std::min(end, (segment + 1) * kSegment)});
@@ -120,13 +122,31 @@ int64_t MostTokens(const AttentionCall& call) {
   return most;
 }
 
+int64_t CountSegments(const std::vector<TokenRun>& runs) {
+  int64_t segments = 0;
+  for (const TokenRun& run : runs) segments += run.end - run.begin;
+  return segments;
+}
+
+/// Key/value heads per item. Where reading keys is the work, all heads of a key are read together,
+/// because they are neighbours in memory: as many as leave work for all threads.
+int64_t HeadsPerItem(const AttentionCall& call, const std::vector<TokenRun>& runs, int64_t most) {
+  if (most * call.group() > kLeastRows) return 1;
+  const int64_t segments = CountSegments(runs), enough = 2 * ThreadCount();
+  int64_t heads = call.kv_heads();
+  while (heads > 1 && segments * (call.kv_heads() / heads) < enough) heads = (heads + 1) / 2;
+  return heads;
+}
+
 /// All runs of one head, then those of the next, so that its keys stay in cache; late tokens, which
 /// see most, first, so that threads end together.
-std::vector<Item> ListItems(const std::vector<TokenRun>& runs, int64_t kv_heads) {
+std::vector<Item> ListItems(const std::vector<TokenRun>& runs, int64_t kv_heads,
+                            int64_t heads_per_item) {
   std::vector<Item> items;
-  items.reserve(runs.size() * kv_heads);
-  for (int64_t head = 0; head < kv_heads; ++head) {
-    for (auto run = runs.rbegin(); run != runs.rend(); ++run) items.push_back({*run, head});
+  for (int64_t head = 0; head < kv_heads; head += heads_per_item) {
+    for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
+      items.push_back({*run, head, std::min(heads_per_item, kv_heads - head)});
+    }
   }
   return items;
 }
@@ -189,22 +209,24 @@ void AttentionCpu(TensorView out, TensorView q, TensorView k, TensorView v, Tens
   if (out.numel() == 0) return;
   const AttentionCall call{
       out, q, k, v, static_cast<float>(scale), static_cast<float>(soft_cap), causal, window};
-  const std::vector<TokenRun> runs = CutIntoRuns(call, cu_q, cu_k, MostTokens(call));
-  const std::vector<Item> items = ListItems(runs, call.kv_heads());
+  const int64_t most = MostTokens(call);
+  const std::vector<TokenRun> runs = CutIntoRuns(call, cu_q, cu_k, most);
+  const int64_t heads = HeadsPerItem(call, runs, most);
+  const std::vector<Item> items = ListItems(runs, call.kv_heads(), heads);
   const auto n_items = static_cast<int64_t>(items.size());
-  int64_t multiplies = 0, pieces = 0;
+  int64_t multiplies = 0;
   for (const TokenRun& run : runs) {
     const int64_t seen = call.LastSeen(run, run.tokens - 1) + 1 - call.FirstSeen(run, 0);
     multiplies += 2 * run.tokens * std::max<int64_t>(0, seen) * q.size(1) * q.size(2);
-    pieces += (run.end - run.begin) * call.kv_heads();
   }
-  const int64_t grain = AttentionGrain(n_items, multiplies);
-  const bool split = n_items < kItemsPerThread * ThreadCount() && pieces > n_items && grain == 1;
+  const bool parallel = WorthThreads(multiplies) && ThreadCount() > 1;
+  const bool split = parallel && n_items < kItemsPerThread * ThreadCount() &&
+                     CountSegments(runs) > static_cast<int64_t>(runs.size());
   DispatchFloat(q.dtype(), [&]<typename T>() {
-    if (split && ThreadCount() > 1) {
+    if (split) {
       RunSegments<T>(call, items);
     } else {
-      RunWhole<T>(call, items, grain);
+      RunWhole<T>(call, items, parallel ? 1 : n_items);
     }
   });
 }

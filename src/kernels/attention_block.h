@@ -51,10 +51,21 @@ class StateMemory {
   FloatArrays arrays_;
 };
 
-/// Tokens [first, first + tokens) and the query heads [head, head + heads) of one key/value head.
+/// Tokens [first, first + tokens), and of each `kv_heads` times `group` query heads from `head` on,
+/// one group for each key/value head.
 struct QueryBlock {
-  int64_t first, tokens, head, heads;
-  int64_t rows() const { return tokens * heads; }
+  int64_t first, tokens, head, group, kv_heads;
+  int64_t rows() const { return kv_heads * tokens * group; }
+
+  /// Calls fn(element of q or out [tokens, heads, head_dim], row of the block) for each run of
+  /// `group` rows that are neighbours in both.
+  template <typename Fn>
+  void ForGroups(const TensorView& q, Fn fn) const {
+    for (int64_t i = 0; i < kv_heads * tokens; ++i) {
+      const int64_t h = head + i / tokens * group, t = first + i % tokens;
+      fn((t * q.size(1) + h) * q.size(2), i * group);
+    }
+  }
 };
 
 /// A block's scratch around a state that lives elsewhere.
@@ -65,12 +76,12 @@ class BlockMemory {
       : arrays_{block.rows() * head_dim,
                 head_dim * 32,
                 32 * FloatArrays::Lines(head_dim),
-                block.rows(),
-                block.rows(),
-                block.rows(),
+                block.tokens * block.group,
+                block.tokens * block.group,
+                block.tokens * block.group,
                 32},
         block_{.tokens = block.tokens,
-               .group = block.heads,
+               .group = block.group,
                .head_dim = head_dim,
                .soft_cap = soft_cap,
                .scratch = {.q = arrays_[0],
@@ -101,13 +112,11 @@ class BlockMemory {
 template <typename T>
 void LoadQueries(const AttentionBlock& b, const QueryBlock& block, const TensorView& q,
                  float scale) {
-  const int64_t row = b.group * b.head_dim;
-  for (int64_t t = 0; t < block.tokens; ++t) {
-    const int64_t from = ((block.first + t) * q.size(1) + block.head) * b.head_dim;
-    float* to = b.scratch.q + t * row;
-    Convert(to, Data<const T>(q) + from, row);
-    for (int64_t i = 0; i < row; ++i) to[i] *= scale;
-  }
+  block.ForGroups(q, [&](int64_t element, int64_t row) {
+    float* to = b.scratch.q + row * b.head_dim;
+    Convert(to, Data<const T>(q) + element, block.group * b.head_dim);
+    for (int64_t i = 0; i < block.group * b.head_dim; ++i) to[i] *= scale;
+  });
 }
 
 /// Writes the block's finished state to out [tokens, heads, head_dim].
@@ -115,10 +124,11 @@ template <typename T>
 void StoreOutputs(const AttentionState& state, const QueryBlock& block, const TensorView& out) {
   const int64_t head_dim = out.size(2), dim = FloatArrays::Lines(head_dim);
   finish_attention(state, block.rows(), head_dim);
-  for (int64_t r = 0; r < block.rows(); ++r) {
-    const int64_t t = block.first + r / block.heads, head = block.head + r % block.heads;
-    Convert(Data<T>(out) + (t * out.size(1) + head) * head_dim, state.acc + r * dim, head_dim);
-  }
+  block.ForGroups(out, [&](int64_t element, int64_t row) {
+    for (int64_t g = 0; g < block.group; ++g) {
+      Convert(Data<T>(out) + element + g * head_dim, state.acc + (row + g) * dim, head_dim);
+    }
+  });
 }
 
 /// Position at which a window that ends at `position` begins; 0 without a window.
@@ -132,10 +142,9 @@ inline int64_t GroupPieces(int64_t group, int64_t items) {
   return std::clamp<int64_t>((ThreadCount() + items - 1) / items, 1, group);
 }
 
-/// Grain for `items` pieces of work: all in one below what a wake-up of another thread is worth.
-inline int64_t AttentionGrain(int64_t items, int64_t multiplies) {
-  constexpr int64_t kSerialMultiplies = 400'000;  // 8 us with AVX-512
-  return multiplies < kSerialMultiplies ? items : 1;
+/// Whether so many multiplications are worth the wake-up of another thread.
+inline bool WorthThreads(int64_t multiplies) {
+  return multiplies >= 400'000;  // 8 us with AVX-512
 }
 
 }  // namespace mlf

@@ -11,11 +11,11 @@
 
 #include "base/simd.h"
 #include "base/simd_math.h"
+#include "kernels/attention_keys.h"
 #include "kernels/transpose.h"
 
 namespace mlf::MLF_LEVEL {
 
-constexpr int kEntries = 32;  // kPageSize of attention.h, which is no light header
 constexpr uint32_t kAllEntries = 0xFFFFFFFFu;
 constexpr float kLowest = -__builtin_inff();
 
@@ -80,28 +80,6 @@ MLF_INLINE F32 Cap(F32 score, float soft_cap) {
   return Set(soft_cap) * Tanh(score * Set(1.f / soft_cap));
 }
 
-/// scores[r, e] = q[r, :] · k[:, e], one chain over head_dim.
-template <int kR, typename T>
-MLF_INLINE void Scores(float* scores, const float* q, const T* k, int64_t head_dim) {
-  F32 low[kR], high[kR];
-#pragma GCC unroll 4
-  for (int r = 0; r < kR; ++r) low[r] = high[r] = Zero();
-  for (int64_t d = 0; d < head_dim; ++d) {
-    const F32 k_low = Load(k + d * kEntries), k_high = Load(k + d * kEntries + kLanes);
-#pragma GCC unroll 4
-    for (int r = 0; r < kR; ++r) {
-      const F32 x = Set(q[r * head_dim + d]);
-      low[r] = Fma(x, k_low, low[r]);
-      high[r] = Fma(x, k_high, high[r]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kR; ++r) {
-    Store(scores + r * kEntries, low[r]);
-    Store(scores + r * kEntries + kLanes, high[r]);
-  }
-}
-
 /// Turns the scores of one row into weights exp(score − max), moves the running maximum and sum,
 /// and returns the factor that brings earlier weights to the new maximum.
 MLF_INLINE float Weigh(const AttentionBlock& b, int64_t row, const int32_t* positions,
@@ -138,10 +116,11 @@ MLF_INLINE float Weigh(const AttentionBlock& b, int64_t row, const int32_t* posi
 }
 
 /// acc[r, :] = acc[r, :] * factor[r] + sum_e weights[r, e] v[e, :] over the visible entries of each
-/// row, for kC vectors of 16 lanes.
-template <int kR, int kC, typename T>
-MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const float* factor,
-                           const uint32_t* visible, const T* v, int64_t v_stride) {
+/// row, for kC vectors of 16 lanes. Not inlined: it needs nearly all registers.
+template <int kR, int kC, typename T, typename A>
+__attribute__((noinline)) static void Accumulate(float* acc, int64_t dim, const float* weights,
+                                                 const float* factor, const uint32_t* visible,
+                                                 const T* v, int64_t v_stride, A& ahead) {
   F32 sum[kR][kC];
   uint32_t all = kAllEntries, any = 0;
 #pragma GCC unroll 4
@@ -151,23 +130,30 @@ MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const 
 #pragma GCC unroll 4
     for (int c = 0; c < kC; ++c) sum[r][c] = Load(acc + r * dim + c * kLanes) * Set(factor[r]);
   }
-  const auto add = [&](int e, int r, const F32* value) __attribute__((always_inline)) {
-    const F32 weight = Set(weights[r * kEntries + e]);
+  if (all == kAllEntries) {  // apart from the rest, which would keep the values out of registers
+    for (int e = 0; e < kEntries; ++e) {
+      F32 value[kC];
 #pragma GCC unroll 4
-    for (int c = 0; c < kC; ++c) sum[r][c] = Fma(weight, value[c], sum[r][c]);
-  };
-  for (; any != 0; any &= any - 1) {
-    const int e = __builtin_ctz(any);
-    F32 value[kC];
-#pragma GCC unroll 4
-    for (int c = 0; c < kC; ++c) value[c] = Load(v + e * v_stride + c * kLanes);
-    if (all >> e & 1) {
-#pragma GCC unroll 4
-      for (int r = 0; r < kR; ++r) add(e, r, value);
-    } else {
+      for (int c = 0; c < kC; ++c) value[c] = Load(v + e * v_stride + c * kLanes);
+      ahead.Ask(kC * kLanes * static_cast<int>(sizeof(T)) / 64);
 #pragma GCC unroll 4
       for (int r = 0; r < kR; ++r) {
-        if (visible[r] >> e & 1) add(e, r, value);
+        const F32 weight = Set(weights[r * kEntries + e]);
+#pragma GCC unroll 4
+        for (int c = 0; c < kC; ++c) sum[r][c] = Fma(weight, value[c], sum[r][c]);
+      }
+    }
+    any = 0;
+  }
+  for (; any != 0; any &= any - 1) {
+    const int e = __builtin_ctz(any);
+#pragma GCC unroll 4
+    for (int r = 0; r < kR; ++r) {
+      if ((visible[r] >> e & 1) == 0) continue;
+      const F32 weight = Set(weights[r * kEntries + e]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kC; ++c) {
+        sum[r][c] = Fma(weight, Load(v + e * v_stride + c * kLanes), sum[r][c]);
       }
     }
   }
@@ -178,27 +164,29 @@ MLF_INLINE void Accumulate(float* acc, int64_t dim, const float* weights, const 
   }
 }
 
-/// 32 keys and their values: k [head_dim, kEntries], v [kEntries, v_stride], padded to whole
-/// vectors.
-template <typename K, typename V>
+/// 32 keys and their values [kEntries, v_stride], padded to whole vectors.
+template <typename K, typename V, typename A>
 struct Keys {
   const int32_t* positions;
-  const K* k;
+  K k;
   const V* v;
   int64_t v_stride;
+  A& k_ahead;
+  A& v_ahead;
 };
 
 /// kR rows against 32 keys.
-template <int kR, typename K, typename V>
-static void Attend(const AttentionBlock& b, int64_t row, const Keys<K, V>& keys) {
+template <int kR, typename K, typename V, typename A>
+static void Attend(const AttentionBlock& b, int64_t row, const Keys<K, V, A>& keys) {
   const int64_t dim = RoundUp(b.head_dim);
   const uint32_t* visible = b.scratch.visible + row;
   uint32_t any = 0;
 #pragma GCC unroll 4
   for (int r = 0; r < kR; ++r) any |= visible[r];
   if (any == 0) return;
-  float weights[kR * kEntries], factor[kR];
-  Scores<kR>(weights, b.scratch.q + row * b.head_dim, keys.k, b.head_dim);
+  alignas(64) float weights[kR * kEntries];
+  float factor[kR];
+  keys.k.template Scores<kR>(weights, b.scratch.q + row * b.head_dim, b.head_dim, keys.k_ahead);
 #pragma GCC unroll 4
   for (int r = 0; r < kR; ++r) {
     factor[r] = 1.f;
@@ -207,16 +195,18 @@ static void Attend(const AttentionBlock& b, int64_t row, const Keys<K, V>& keys)
   float* acc = b.scratch.state.acc + row * dim;
   int64_t d = 0;
   for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes) {
-    Accumulate<kR, kVectors>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride);
+    Accumulate<kR, kVectors>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride,
+                             keys.v_ahead);
   }
   for (; d < dim; d += kLanes) {
-    Accumulate<kR, 1>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride);
+    Accumulate<kR, 1>(acc + d, dim, weights, factor, visible, keys.v + d, keys.v_stride,
+                      keys.v_ahead);
   }
 }
 
 /// All rows of the block against 32 keys.
-template <typename K, typename V>
-MLF_INLINE void AttendAll(const AttentionBlock& b, const Keys<K, V>& keys) {
+template <typename K, typename V, typename A>
+MLF_INLINE void AttendAll(const AttentionBlock& b, const Keys<K, V, A>& keys) {
   const int64_t rows = b.tokens * b.group;
   int64_t row = 0;
   for (; row + kRows <= rows; row += kRows) Attend<kRows>(b, row, keys);
@@ -248,8 +238,8 @@ MLF_INLINE void CopyValues(const AttentionBlock& b, const T* v, int64_t stride, 
   }
 }
 
-MLF_INLINE void Clear(const AttentionBlock& b) {
-  const int64_t rows = b.tokens * b.group, dim = RoundUp(b.head_dim);
+MLF_INLINE void Clear(const AttentionBlock& b, int64_t heads = 1) {
+  const int64_t rows = heads * b.tokens * b.group, dim = RoundUp(b.head_dim);
   const AttentionState& state = b.scratch.state;
   for (int64_t i = 0; i < rows * dim; i += kLanes) Store(state.acc + i, Zero());
   for (int64_t r = 0; r < rows; ++r) {
@@ -275,8 +265,8 @@ MLF_INLINE bool MarkVisible(const AttentionBlock& b, Fn visible) {
 
 template <typename T>
 MLF_INLINE void AttendPages(const AttentionBlock& b, const PagedKeys& keys) {
-  const bool widen = NeedsPadding(b) || (sizeof(T) == 2 && ManyPasses(b));
-  const int64_t n = b.head_dim;
+  const bool few = !ManyPasses(b), widen = NeedsPadding(b) || (sizeof(T) == 2 && !few);
+  const int64_t n = b.head_dim, size = n * kEntries;
   Clear(b);
   for (int64_t i = 0; i < keys.n_pages; ++i) {
     const int32_t* positions = keys.positions + int64_t{keys.pages[i]} * kEntries;
@@ -285,12 +275,19 @@ MLF_INLINE void AttendPages(const AttentionBlock& b, const PagedKeys& keys) {
     if (!any) continue;
     const T* k = static_cast<const T*>(keys.k_pages) + keys.pages[i] * keys.page_stride;
     const T* v = static_cast<const T*>(keys.v_pages) + keys.pages[i] * keys.page_stride;
+    const int64_t next = few && i + 1 < keys.n_pages ? keys.pages[i + 1] - keys.pages[i] : 0;
+    Ahead k_ahead(k + next * keys.page_stride, 0, next != 0, size),
+        v_ahead(v + next * keys.page_stride, 0, next != 0, size);
+    NothingAhead nothing;
     if (widen) {
-      for (int64_t j = 0; j < n * kEntries; j += kLanes) Store(b.scratch.k + j, Load(k + j));
+      for (int64_t j = 0; j < size; j += kLanes) Store(b.scratch.k + j, Load(k + j));
       CopyValues(b, v, n, kEntries);
-      AttendAll(b, Keys<float, float>{positions, b.scratch.k, b.scratch.v, RoundUp(n)});
+      AttendAll(b, Keys<Columns<float>, float, NothingAhead>{
+                       positions, {b.scratch.k}, b.scratch.v, RoundUp(n), nothing, nothing});
+    } else if (few) {
+      AttendAll(b, Keys<Columns<T>, T, Ahead>{positions, {k}, v, n, k_ahead, v_ahead});
     } else {
-      AttendAll(b, Keys<T, T>{positions, k, v, n});
+      AttendAll(b, Keys<Columns<T>, T, NothingAhead>{positions, {k}, v, n, nothing, nothing});
     }
   }
 }
@@ -305,42 +302,68 @@ MLF_INLINE uint32_t VisibleRange(int64_t begin, int64_t first, int64_t last) {
   return kAllEntries << low & kAllEntries >> (kEntries - 1 - high);
 }
 
-/// Asks for rows before they are needed: one head's rows lie far apart, in runs too short for the
-/// hardware to see coming.
+/// The part of the block that belongs to one of its key/value heads.
+MLF_INLINE AttentionBlock HeadOf(const AttentionBlock& b, int64_t head) {
+  const int64_t row = head * b.tokens * b.group;
+  AttentionBlock out = b;
+  out.scratch.q += row * b.head_dim;
+  out.scratch.state.acc += row * RoundUp(b.head_dim);
+  out.scratch.state.max += row;
+  out.scratch.state.sum += row * kLanes;
+  return out;
+}
+
+/// n <= 32 keys of one head.
 template <typename T>
-MLF_INLINE void Prefetch(const T* rows, int64_t stride, int64_t n, int64_t dims) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t e = 0; e < n; ++e) {
-    for (int64_t d = 0; d < dims; d += kLine) __builtin_prefetch(rows + e * stride + d, 0, 2);
+MLF_INLINE void AttendHead(const AttentionBlock& b, const T* k, const T* v, int64_t stride,
+                           int64_t n, Ahead& k_ahead, Ahead& v_ahead) {
+  const int64_t dims = b.head_dim;
+  const int32_t* positions = b.scratch.positions;
+  const bool direct = !ManyPasses(b) && !NeedsPadding(b);
+  if constexpr (kWidth == kLanes) {
+    if (direct && n == kEntries) {
+      return AttendAll(
+          b, Keys<PlainRows<T>, T, Ahead>{positions, {k, stride}, v, stride, k_ahead, v_ahead});
+    }
+  }
+  for (int e = 0; e < kEntries; e += kWidth) {
+    TransposeRows(b.scratch.k + e, kEntries, k + e * stride, stride, n - e, dims);
+  }
+  const Columns<float> columns{b.scratch.k};
+  if (direct) {
+    return AttendAll(
+        b, Keys<Columns<float>, T, Ahead>{positions, columns, v, stride, k_ahead, v_ahead});
+  }
+  NothingAhead nothing;
+  CopyValues(b, v, stride, n);
+  AttendAll(b, Keys<Columns<float>, float, NothingAhead>{positions, columns, b.scratch.v,
+                                                         RoundUp(dims), nothing, nothing});
+}
+
+/// The 32 keys from `begin` on, of all heads, while the next 32 are asked for.
+template <typename T>
+MLF_INLINE void AttendTile(const AttentionBlock& b, const RowKeys& keys, int64_t begin) {
+  const int64_t dims = b.head_dim, stride = keys.stride, left = keys.end - begin,
+                here = left < kEntries ? left : kEntries,
+                next = left - here < kEntries ? left - here : kEntries;
+  const T* k = static_cast<const T*>(keys.k) + begin * stride;
+  const T* v = static_cast<const T*>(keys.v) + begin * stride;
+  Ahead k_ahead(k + here * stride, stride, next, keys.heads * dims),
+      v_ahead(v + here * stride, stride, next, keys.heads * dims);
+  for (int64_t head = 0; head < keys.heads; ++head) {
+    AttendHead(HeadOf(b, head), k + head * dims, v + head * dims, stride, here, k_ahead, v_ahead);
   }
 }
 
 template <typename T>
 MLF_INLINE void AttendRows(const AttentionBlock& b, const RowKeys& keys) {
-  const bool many = ManyPasses(b), copy = many || NeedsPadding(b);
-  const int64_t n = b.head_dim, stride = keys.stride;
-  int32_t* positions = b.scratch.positions;
-  Clear(b);
+  Clear(b, keys.heads);
   for (int64_t begin = keys.begin; begin < keys.end; begin += kEntries) {
     const bool any = MarkVisible(
         b, [&](int64_t first, int64_t last) { return VisibleRange(begin, first, last); });
     if (!any) continue;
-    const int64_t left = keys.end - begin, here = left < kEntries ? left : kEntries,
-                  next = left - here < kEntries ? left - here : kEntries;
-    const T* k = static_cast<const T*>(keys.k) + begin * stride;
-    const T* v = static_cast<const T*>(keys.v) + begin * stride;
-    for (int e = 0; e < kEntries; ++e) positions[e] = static_cast<int32_t>(begin + e);
-    if (!many) Prefetch(k + kEntries * stride, stride, next, n);
-    for (int e = 0; e < kEntries; e += kWidth) {
-      TransposeRows(b.scratch.k + e, kEntries, k + e * stride, stride, here - e, n);
-    }
-    if (!many) Prefetch(v + kEntries * stride, stride, next, n);
-    if (copy) {
-      CopyValues(b, v, stride, here);
-      AttendAll(b, Keys<float, float>{positions, b.scratch.k, b.scratch.v, RoundUp(n)});
-    } else {
-      AttendAll(b, Keys<float, T>{positions, b.scratch.k, v, stride});
-    }
+    for (int e = 0; e < kEntries; ++e) b.scratch.positions[e] = static_cast<int32_t>(begin + e);
+    AttendTile<T>(b, keys, begin);
   }
 }
 

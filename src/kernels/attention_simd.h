@@ -28,8 +28,8 @@ struct AttentionScratch {
   AttentionState state;
 };
 
-/// Queries of consecutive tokens, for the heads that share a key/value head: row = token * group +
-/// head. Rows of one token see the same entries.
+/// Queries of consecutive tokens, for the `group` heads that share a key/value head: row = token *
+/// group + head. Rows of one token see the same entries.
 struct AttentionBlock {
   int64_t tokens, group, head_dim;
   float soft_cap;  // 0: none
@@ -46,11 +46,12 @@ struct PagedKeys {
   int64_t n_pages;
 };
 
-/// The keys [begin, end) of one head in plain rows; a key's index is its position, begin a multiple
-/// of kPageSize.
+/// The keys [begin, end) of neighbouring heads in plain rows; a key's index is its position, begin
+/// a multiple of kPageSize.
 struct RowKeys {
-  const void* k;  // key 0
+  const void* k;  // key 0 of the first head; the next head follows head_dim elements later
   const void* v;
+  int64_t heads;
   int64_t stride;  // elements from key to key
   int64_t begin, end;
 };

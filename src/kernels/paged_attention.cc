@@ -57,7 +57,7 @@ struct PagedCall {
   void Attend(const TokenRun& run, int64_t head, int64_t heads) const {
     const int64_t head_dim = q.size(2), kv_heads = k_pages.size(1),
                   head_size = head_dim * kPageSize, kv_head = head / (q.size(1) / kv_heads);
-    const QueryBlock query{run.first, run.tokens, head, heads};
+    const QueryBlock query{run.first, run.tokens, head, heads, 1};
     const StateMemory state(query.rows(), head_dim);
     BlockMemory memory(query, head_dim, soft_cap, state.state());
     const int32_t* position = Data<const int32_t>(token_position) + run.first;
@@ -86,7 +86,7 @@ void Run(const PagedCall<Q, T>& call, TensorView block_table, TensorView token_r
   for (const TokenRun& run : runs) multiplies += 2 * run.tokens * heads * run.n_pages * head_size;
   const int64_t pieces = GroupPieces(group, n_runs * kv_heads), per_run = kv_heads * pieces,
                 items = n_runs * per_run;
-  ParallelFor(items, AttentionGrain(items, multiplies), [&](int64_t begin, int64_t end) {
+  ParallelFor(items, WorthThreads(multiplies) ? 1 : items, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t piece = i % per_run, kv_head = piece / pieces, j = piece % pieces,
                     first = j * group / pieces, last = (j + 1) * group / pieces;

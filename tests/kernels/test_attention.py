@@ -89,7 +89,9 @@ def test_long_sums_keep_their_digits():
 
 
 def test_wide_heads_and_many_query_heads():
-    check(*tensors(3, 40, heads=64, kv_heads=1, head_dim=576))
+    q, k, v = tensors(3, 40, heads=64, kv_heads=1, head_dim=576)
+    out = llm.ops.attention(q, k, v)
+    assert row_error(out, expected(q, k, v)) < 4e-6  # scores are chains of 576, fused or not
 
 
 def test_sequences_of_any_length():
