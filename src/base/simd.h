@@ -227,15 +227,13 @@ MLF_INLINE void StorePartial(T* p, F32 v, int n) {
 
 // ---- functions ----------------------------------------------------------------------------------
 
-/// e^x to 2 ulp: 2^n times a polynomial on [−ln 2 / 2, ln 2 / 2] (minimax by Cephes' expf); 0 below
-/// −87.3 (so −inf gives 0 exactly), about 1.7e38 above 88; NaN propagates.
-MLF_INLINE F32 Exp(F32 x) {
-  const F32 low = Set(-87.33654f), high = Set(88.37626f);
-  const F32 clamped = Max(low, Min(high, x));
+/// e^x to 2 ulp for x in [-87.33654, 88.37626]: 2^n times a polynomial on [−ln 2 / 2, ln 2 / 2]
+/// (minimax by Cephes' expf).
+MLF_INLINE F32 ExpInRange(F32 x) {
   // Round x / ln 2 to an integer by adding 1.5 * 2^23: the integer is then the low bits of the sum.
-  const F32 magic = Set(12582912.f), shifted = Fma(clamped, Set(1.44269504f), magic);
+  const F32 magic = Set(12582912.f), shifted = Fma(x, Set(1.44269504f), magic);
   const F32 n = shifted - magic;
-  F32 r = Fma(n, Set(-0.693359375f), clamped);
+  F32 r = Fma(n, Set(-0.693359375f), x);
   r = Fma(n, Set(2.12194440e-4f), r);
   F32 poly = Set(1.9875691500e-4f);
   poly = Fma(poly, r, Set(1.3981999507e-3f));
@@ -244,9 +242,15 @@ MLF_INLINE F32 Exp(F32 x) {
   poly = Fma(poly, r, Set(1.6666665459e-1f));
   poly = Fma(poly, r, Set(5.0000001201e-1f));
   poly = Fma(poly, r * r, r + Set(1.f));
-  const F32 scaled = Map<F32>([&](int p) -> NativeF32 {
+  return Map<F32>([&](int p) -> NativeF32 {
     return (NativeF32)((NativeI32)poly.part[p] + ((NativeI32)shifted.part[p] << 23));
   });
+}
+
+/// e^x to 2 ulp; 0 below −87.3 (so −inf gives 0 exactly), about 1.7e38 above 88; NaN propagates.
+MLF_INLINE F32 Exp(F32 x) {
+  const F32 low = Set(-87.33654f), high = Set(88.37626f);
+  const F32 scaled = ExpInRange(Max(low, Min(high, x)));
   return Map<F32>([&](int p) -> NativeF32 {
     const NativeF32 v = x.part[p];
     return v < low.part[p] ? NativeF32{} : (v == v ? scaled.part[p] : v);
