@@ -71,40 +71,47 @@ MLF_INLINE void Extremes(LogitExtremes* out, const T* x, const uint32_t* mask, i
   for (const int32_t lane : lanes) out->has_nan |= lane != 0;
 }
 
-template <bool kWrite, bool kMass, typename T, typename Source>
-MLF_INLINE void Pass(MaskMass* out, T* target, const Source* x, const uint32_t* mask, int64_t n,
-                     const MaskScaling& s) {
+/// What becomes of allowed logits, before those that are not become -inf.
+MLF_INLINE F32 Scaled(F32 x, const MaskScaling& s) {
+  const F32 scaled = (x - Set(s.shift)) / Set(s.temperature), least = Set(s.least);
+  return Map<F32>([&](int p) -> NativeF32 {
+    return scaled.part[p] >= least.part[p] ? scaled.part[p] : NativeF32{} + kLowest;
+  });
+}
+
+/// Weights are summed in steps, so that few additions round: a step's 16 to a lane, then the steps
+/// with what their additions round away.
+template <bool kWrite, typename T, typename Target>
+MLF_INLINE void WeighAll(MaskMass* out, Target* target, const T* x, const uint32_t* mask, int64_t n,
+                         const MaskScaling& s) {
+  constexpr int64_t kStep = 512;
   const I32 bits = LaneBits();
   const F32 lowest = Set(kLowest), max = Set(s.max), inverse = Set(s.inverse);
-  const F32 shift = Set(s.shift), temperature = Set(s.temperature), least = Set(s.least);
-  LaneSums any[2] = {{Zero(), Zero()}, {Zero(), Zero()}}, allowed[2] = {any[0], any[0]};
-  ForMasked(x, mask, n,
-            [&](int64_t i, int chain, F32 v, uint32_t word, int count)
-                __attribute__((always_inline)) {
-                  if constexpr (kMass) {
+  LaneSums any{Zero(), Zero()}, allowed{Zero(), Zero()};
+  for (int64_t at = 0; at < n; at += kStep) {
+    F32 any_step[2] = {Zero(), Zero()}, allowed_step[2] = {Zero(), Zero()};
+    ForMasked(x + at, mask + at / kWordBits, n - at < kStep ? n - at : kStep,
+              [&](int64_t i, int chain, F32 v, uint32_t word, int count)
+                  __attribute__((always_inline)) {
                     const F32 weight = Weight(v, max, inverse);
-                    Add(any[chain], weight);
-                    Add(allowed[chain], Allowed(weight, Zero(), word, bits));
-                  }
-                  if constexpr (kWrite) {
-                    const F32 scaled = (v - shift) / temperature;
-                    const F32 kept = Map<F32>([&](int p) -> NativeF32 {
-                      return scaled.part[p] >= least.part[p] ? scaled.part[p] : lowest.part[p];
-                    });
-                    StoreCount(target + i, Allowed(kept, lowest, word, bits), count);
-                  }
-                });
-  if constexpr (kMass) {
-    out->any = Total(any[0]) + Total(any[1]);
-    out->allowed = Total(allowed[0]) + Total(allowed[1]);
+                    any_step[chain] = any_step[chain] + weight;
+                    allowed_step[chain] = allowed_step[chain] + Allowed(weight, Zero(), word, bits);
+                    if constexpr (kWrite) {
+                      StoreCount(target + at + i, Allowed(Scaled(v, s), lowest, word, bits), count);
+                    }
+                  });
+    Add(any, any_step[0] + any_step[1]);
+    Add(allowed, allowed_step[0] + allowed_step[1]);
   }
+  *out = {Total(any), Total(allowed)};
 }
 
 template <typename T>
-MLF_INLINE void Scale(MaskMass* out, T* x, const uint32_t* mask, int64_t n,
-                      const MaskScaling& scaling) {
-  if (mask == nullptr) return Pass<true, false>(out, x, x, mask, n, scaling);
-  Pass<true, true>(out, x, x, mask, n, scaling);
+MLF_INLINE void Scale(MaskMass* out, T* x, const uint32_t* mask, int64_t n, const MaskScaling& s) {
+  if (mask != nullptr) return WeighAll<true>(out, x, x, mask, n, s);
+  ForMasked(x, mask, n,
+            [&](int64_t i, int, F32 v, uint32_t, int count)
+                __attribute__((always_inline)) { StoreCount(x + i, Scaled(v, s), count); });
 }
 
 template <typename T>
@@ -147,7 +154,7 @@ MLF_INLINE void Apply(T* x, const uint32_t* mask, int64_t n) {
   }                                                                                    \
   void SumMass(MaskMass* out, const T* x, const uint32_t* mask, int64_t n,             \
                const MaskScaling& scaling) {                                           \
-    Pass<false, true>(out, static_cast<T*>(nullptr), x, mask, n, scaling);             \
+    WeighAll<false>(out, static_cast<T*>(nullptr), x, mask, n, scaling);               \
   }                                                                                    \
   void MaskAndScale(MaskMass* out, T* x, const uint32_t* mask, int64_t n,              \
                     const MaskScaling& scaling) {                                      \

@@ -33,7 +33,7 @@ MLF_SIMD_FN(logit_extremes_f16, FindExtremes,
 MLF_SIMD_FN(logit_extremes_bf16, FindExtremes,
             void(LogitExtremes* out, const BF16* x, const uint32_t* mask, int64_t n))
 
-/// Softmax weights of all and of the allowed elements.
+/// Sums of softmax weights of all and of the allowed elements; `mask` is not null.
 MLF_SIMD_FN(masked_mass_f32, SumMass,
             void(MaskMass* out, const float* x, const uint32_t* mask, int64_t n,
                  const MaskScaling& scaling))

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/sampling_simd.h"
 
@@ -44,14 +45,11 @@ uint64_t RankOf(float value, int32_t id) {
 
 // ---- GroupPeaks ---------------------------------------------------------------------------------
 
-GroupPeaks::GroupPeaks(const float* x, int64_t n, RowBlocks blocks) : x_(x), n_(n) {
-  stretch_ = kGroupLanes * std::clamp<int64_t>((n + kGroups - 1) / kGroups, 1, kMaxGroup);
+GroupPeaks::GroupPeaks(const float* x, int64_t n) : x_(x), n_(n) {
+  const int64_t group = std::clamp<int64_t>((n + kGroups - 1) / kGroups, 1, kMaxGroup);
+  stretch_ = kGroupLanes * group;
   maxima_.resize((n + stretch_ - 1) / stretch_ * kGroupLanes);
-  const int64_t stretches = kRowBlock / stretch_;  // to a block
-  blocks.ForOf(stretches * stretch_, n, [&](int64_t b, int64_t begin, int64_t count) {
-    group_maxima(maxima_.data() + b * stretches * kGroupLanes, x_ + begin, count,
-                 stretch_ / kGroupLanes);
-  });
+  group_maxima(maxima_.data(), x, n, group);
   max_ = maxima_[argmax_row(maxima_.data(), static_cast<int64_t>(maxima_.size()))];
 }
 
@@ -72,34 +70,69 @@ float GroupPeaks::FloorOf(int64_t k) const {
   return k > groups ? -kInf : kth_largest(maxima_.data(), groups, k);
 }
 
-void TopRanks(const float* x, int64_t n, int64_t k, RowBlocks blocks,
-              std::vector<uint64_t>* ranks) {
+namespace {
+
+/// What is not below `floor`.
+void GatherRanks(const float* x, const GroupPeaks& peaks, float floor,
+                 std::vector<uint64_t>* ranks) {
+  int32_t ids[kMaxStretch];
+  peaks.ForStretchesAbove(floor, [&](int64_t begin, int64_t count) {
+    const int64_t found = gather_between(ids, x + begin, count, floor, kInf);
+    for (int64_t i = 0; i < found; ++i) {
+      ranks->push_back(RankOf(x[begin + ids[i]], static_cast<int32_t>(begin + ids[i])));
+    }
+  });
+}
+
+/// The k best and some more, told by the first bits of their keys.
+void RanksDownTo(const float* x, int64_t n, int64_t k, std::vector<uint64_t>* ranks) {
+  constexpr int kShift = 32 + kBinShift;
+  int64_t counts[kBins] = {};
+  ranks->resize(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t rank = (*ranks)[i] = RankOf(x[i], static_cast<int32_t>(i));
+    ++counts[rank >> kShift];
+  }
+  uint64_t last = 0;
+  for (int64_t sum = counts[0]; sum < k; sum += counts[last]) ++last;
+  std::erase_if(*ranks, [=](uint64_t rank) { return rank >> kShift > last; });
+}
+
+/// Sorts ranks whose ids rise already: by their keys alone, 11 bits at a time, the lowest first.
+void SortRanks(std::vector<uint64_t>* ranks) {
+  constexpr int kDigitBits = 11;
+  constexpr uint64_t kDigits = uint64_t{1} << kDigitBits;
+  std::vector<uint64_t> other(ranks->size());
+  for (int shift = 32; shift < 64; shift += kDigitBits) {
+    size_t begin[kDigits] = {};
+    for (const uint64_t rank : *ranks) ++begin[rank >> shift & (kDigits - 1)];
+    size_t sum = 0;
+    for (size_t& digit : begin) sum += std::exchange(digit, sum);
+    for (const uint64_t rank : *ranks) other[begin[rank >> shift & (kDigits - 1)]++] = rank;
+    ranks->swap(other);
+  }
+}
+
+}  // namespace
+
+void TopRanks(const float* x, int64_t n, int64_t k, std::vector<uint64_t>* ranks) {
   ranks->clear();
   k = std::min(k, n);
   if (k <= 0) return;
-  const auto best_k = [&] {
-    const auto end = ranks->begin() + k;
-    if (static_cast<int64_t>(ranks->size()) > k)
-      std::nth_element(ranks->begin(), end, ranks->end());
-    ranks->resize(k);
-    std::sort(ranks->begin(), ranks->end());
-  };
   if (k <= kMaxPrefix) {
-    const GroupPeaks peaks(x, n, blocks);
-    const float floor = peaks.FloorOf(k);
-    if (floor > -kInf) {
-      int32_t ids[kMaxStretch];
-      peaks.ForStretchesAbove(floor, [&](int64_t begin, int64_t count) {
-        const int64_t found = gather_between(ids, x + begin, count, floor, kInf);
-        for (int64_t i = 0; i < found; ++i) {
-          ranks->push_back(RankOf(x[begin + ids[i]], static_cast<int32_t>(begin + ids[i])));
-        }
-      });
-      return best_k();
+    const GroupPeaks peaks(x, n);
+    if (const float floor = peaks.FloorOf(k); floor > -kInf) {
+      GatherRanks(x, peaks, floor, ranks);
+      const auto end = ranks->begin() + k;
+      if (end != ranks->end()) std::nth_element(ranks->begin(), end, ranks->end());
+      ranks->resize(k);
+      std::sort(ranks->begin(), ranks->end());
+      return;
     }
   }
-  for (int64_t i = 0; i < n; ++i) ranks->push_back(RankOf(x[i], static_cast<int32_t>(i)));
-  best_k();
+  RanksDownTo(x, n, k, ranks);
+  SortRanks(ranks);
+  ranks->resize(k);
 }
 
 double MassOf(const float* x, int64_t n, float max, float temperature, float least,

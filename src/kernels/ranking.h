@@ -16,7 +16,7 @@ inline int32_t IdOf(uint64_t rank) { return static_cast<int32_t>(rank & 0xFFFFFF
 class GroupPeaks {
  public:
   /// x[n]; n > 0.
-  GroupPeaks(const float* x, int64_t n, RowBlocks blocks);
+  GroupPeaks(const float* x, int64_t n);
 
   float max() const { return max_; }
   /// The lowest id of the maximum.
@@ -42,7 +42,7 @@ class GroupPeaks {
 };
 
 /// Ranks of the k best of x[n], best first; of all of them where there are fewer; n > 0.
-void TopRanks(const float* x, int64_t n, int64_t k, RowBlocks blocks, std::vector<uint64_t>* ranks);
+void TopRanks(const float* x, int64_t n, int64_t k, std::vector<uint64_t>* ranks);
 
 /// Sum of the weights exp((x - max) / temperature) of the elements of `least` or more.
 double MassOf(const float* x, int64_t n, float max, float temperature, float least,

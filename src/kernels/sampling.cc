@@ -16,6 +16,7 @@ namespace mlf {
 namespace {
 
 constexpr int64_t kArgmaxGrain = 131072;  // logits per chunk: 4 us with AVX-512
+constexpr int64_t kRowGrain = 16384;      // for top_k, which does more to a logit
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int64_t kUsualPlaces = 256;  // that a draw without top_k looks at: most end within
 
@@ -86,11 +87,12 @@ void TopKCpu(TensorView values, TensorView ids, TensorView x, int64_t k) {
   DispatchFloat(x.dtype(), [&]<typename T>() {
     const T* all = Data<const T>(x);
     T* out = Data<T>(values);
-    ForRowRanges(rows, n, [&](int64_t begin, int64_t end, RowBlocks blocks) {
+    // Rows only: within one a second thread would gain less than its wake-up.
+    ParallelFor(rows, std::max<int64_t>(1, kRowGrain / n), [&](int64_t begin, int64_t end) {
       FloatRows<T> wide(all, n);
       std::vector<uint64_t> ranks;
       for (int64_t r = begin; r < end; ++r) {
-        TopRanks(wide[r], n, k, blocks, &ranks);
+        TopRanks(wide[r], n, k, &ranks);
         for (int64_t i = 0; i < k; ++i) {
           best[r * k + i] = IdOf(ranks[i]);
           out[r * k + i] = all[r * n + best[r * k + i]];
@@ -132,7 +134,7 @@ int32_t Draw(Ranking& ranking, float max, int64_t n, double all, const SampleOpt
 }
 
 Drawn SampleRow(const float* x, int64_t n, const SampleOptions& o, RowBlocks blocks) {
-  const GroupPeaks peaks(x, n, blocks);
+  const GroupPeaks peaks(x, n);
   const float max = peaks.max();
   if (!(max > -kInf)) return {-1, -kInf};
   const bool cut = o.top_k > 0 && o.top_k < n;

@@ -7,12 +7,14 @@ namespace mlf::MLF_LEVEL {
 
 constexpr float kLowest = -__builtin_inff();
 
-/// exp((x - max) * inverse) for x up to max. 1 where x is max, an infinite one too; 0 for NaN, for
-/// -inf and below e^-87.
+/// exp((x - max) * inverse) for x up to max, as Exp has it, less what only other x need. 1 where x
+/// is max, an infinite one too; 0 for NaN, for -inf and below e^-87.
 MLF_INLINE F32 Weight(F32 x, F32 max, F32 inverse) {
-  const F32 weight = Exp(Max((x - max) * inverse, Set(-100.f)));  // Max drops the NaN of inf - inf
+  const F32 low = Set(-87.33654f), distance = (x - max) * inverse;
+  const F32 weight = ExpWithin(Max(distance, low));  // Max drops the NaN of inf - inf
   return Map<F32>([&](int p) -> NativeF32 {
-    return x.part[p] == max.part[p] ? NativeF32{} + 1.f : weight.part[p];
+    const NativeF32 kept = distance.part[p] >= low.part[p] ? weight.part[p] : NativeF32{};
+    return x.part[p] == max.part[p] ? NativeF32{} + 1.f : kept;
   });
 }
 

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "base/rng.h"
+#include "kernels/penalties.h"
 #include "kernels/sampling.h"
 #include "runtime/exclusive.h"
 
@@ -72,9 +73,8 @@ void Apply(const PenaltiesStage& stage, Candidates& c, const std::vector<int32_t
   for (Candidate& item : c.items) {
     const auto found = counts.find(item.id);
     if (found == counts.end()) continue;
-    const double logit =
-        item.logit > 0 ? item.logit / stage.repetition : item.logit * stage.repetition;
-    item.logit = static_cast<float>(logit - found->second * stage.frequency - stage.presence);
+    item.logit = static_cast<float>(
+        Penalized(item.logit, found->second, stage.repetition, stage.frequency, stage.presence));
   }
   DropImpossible(c);
   c.sorted = false;

@@ -189,7 +189,7 @@ def test_all_options_are_optional():
 
 
 def test_mask_rows_choose_a_row_or_none():
-    logits, allowed, temperature, _ = inputs(5, 70)
+    logits, allowed, *_ = inputs(5, 70)
     rows = np.array([4, -1, 0, 0, 2], np.int32)
     mass, _ = llm.ops.mask_logits(logits.copy(), pack(allowed), rows)
     out = logits.copy()
@@ -292,7 +292,7 @@ def test_bits_do_not_depend_on_threads():
     assert len(digests) == 1
 
 
-# ---- what is refused ------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 def good():

@@ -33,7 +33,7 @@ def order_of(row):
     return np.lexsort((np.arange(len(row)), -np.where(np.isnan(wide), 0, wide), np.isnan(wide)))
 
 
-# ---- argmax and top_k -----------------------------------------------------------------------------
+# ---- argmax and top_k ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vocab", VOCABS)
@@ -112,7 +112,7 @@ def test_bfloat16():
     np.testing.assert_array_equal(logprobs.numpy(), same.numpy())
 
 
-# ---- sample ---------------------------------------------------------------------------------------
+# ---- sample --------------------------------------------------------------------------------------
 
 
 def distribution(row, temperature, top_k, top_p, min_p):
@@ -345,7 +345,7 @@ def test_bits_do_not_depend_on_threads():
     assert len(digests) == 1
 
 
-# ---- what is refused ------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------
 
 
 X = np.zeros((2, 8), np.float32)
