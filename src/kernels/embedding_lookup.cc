@@ -14,64 +14,69 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kBytesAtOnce = 64 << 10;  // of output that a thread takes
-constexpr int64_t kTilesAtOnce = 1024;      // unpacked on the stack
+constexpr int64_t kBytesAtOnce = 256 << 10;  // of output that a thread takes
+constexpr int64_t kPieceBytes = 1024;        // of a row that is read at once, while ...
+constexpr int64_t kAheadBytes = 4096;        // ... that many later ones are on their way
 
-/// Row `id` of a tiled table in the file's layout, a piece at a time: fn(bytes, first column,
-/// columns).
+/// Blocks of a piece.
+template <typename F>
+inline constexpr int64_t kPieceBlocks = std::max<int64_t>(1, kPieceBytes / F::kBytes);
+
+/// Calls fn(bytes, first block, blocks) for the pieces of row `id` in the file's layout. Rows come
+/// from anywhere, so that the hardware cannot guess what is needed: row `later` is fetched
+/// meanwhile.
 template <typename F, typename Fn>
-void ForPiecesOfTiled(const uint8_t* table, int64_t id, int64_t cols, Fn fn) {
-  constexpr int64_t kBlocks = std::max<int64_t>(1, kTilesAtOnce / F::kWeights);
-  const int64_t blocks = cols / F::kWeights;
+void ForPieces(const uint8_t* table, int64_t id, int64_t later, int64_t blocks, Fn fn) {
+  const int64_t row_bytes = blocks * F::kBytes;
+  const uint8_t *row = table + id * row_bytes, *next = table + later * row_bytes;
+  for (int64_t b = 0; b < blocks; b += kPieceBlocks<F>) {
+    const int64_t n = std::min(kPieceBlocks<F>, blocks - b);
+    for (int64_t at = b * F::kBytes; at < (b + n) * F::kBytes; at += 64) {
+      __builtin_prefetch(next + at);
+    }
+    fn(row + b * F::kBytes, b, n);
+  }
+}
+
+/// The same for a tiled table.
+template <typename F, typename Fn>
+void ForPiecesOfTiled(const uint8_t* table, int64_t id, int64_t blocks, Fn fn) {
   const int lane = static_cast<int>(id % kTileRows);
   const uint8_t* tile = table + id / kTileRows * blocks * kTileBytes<F>;
-  for (int64_t b = 0; b < blocks; b += kBlocks) {
-    uint8_t piece[kBlocks * F::kBytes];
-    const int64_t n = std::min(kBlocks, blocks - b);
+  for (int64_t b = 0; b < blocks; b += kPieceBlocks<F>) {
+    uint8_t piece[kPieceBlocks<F> * F::kBytes];
+    const int64_t n = std::min(kPieceBlocks<F>, blocks - b);
     for (int64_t i = 0; i < n; ++i, tile += kTileBytes<F>) {
       F::Unpack(tile, lane, piece + i * F::kBytes);
     }
-    fn(piece, b * F::kWeights, n * F::kWeights);
+    fn(piece, b, n);
   }
-}
-
-/// A table's row into an output of its own dtype.
-template <typename F>
-void CopyRow(uint8_t* out, const uint8_t* table, bool tiled, int64_t id, int64_t cols) {
-  if (!tiled) {
-    std::memcpy(out, table + id * cols * F::kBytes, cols * F::kBytes);
-    return;
-  }
-  ForPiecesOfTiled<F>(table, id, cols, [&](const uint8_t* bytes, int64_t k, int64_t n) {
-    std::memcpy(out + k * F::kBytes, bytes, n * F::kBytes);
-  });
-}
-
-template <typename F>
-void DequantizeRowOf(float* out, const uint8_t* table, bool tiled, int64_t id, int64_t cols) {
-  constexpr Format kFormat = static_cast<Format>(F::kGgufType);
-  if (!tiled) {
-    dequantize_row_f32(out, table + id * (cols / F::kWeights * F::kBytes), cols, kFormat);
-    return;
-  }
-  ForPiecesOfTiled<F>(table, id, cols, [&](const uint8_t* bytes, int64_t k, int64_t n) {
-    dequantize_row_f32(out + k, bytes, n, kFormat);
-  });
 }
 
 template <typename F, typename Id>
 void LookUp(const TensorView& out, const TensorView& table, const Id* ids, int64_t cols,
             int64_t begin, int64_t end) {
+  // A float table's own dtype, or float32, which is what all others come as.
+  const int64_t value_bytes = DtypeBytes(out.dtype()), blocks = cols / F::kWeights;
+  const bool copy = !kIsBlockFormat<F> && value_bytes == F::kBytes;
+  const int64_t ahead =
+      std::max<int64_t>(1, kAheadBytes / std::max<int64_t>(1, blocks * F::kBytes));
   const uint8_t* rows = Data<const uint8_t>(table);
-  const bool tiled = table.ndim() == 1;
-  const int64_t row_bytes = cols * DtypeBytes(out.dtype());
-  uint8_t* to = Data<uint8_t>(out) + begin * row_bytes;
-  for (int64_t t = begin; t < end; ++t, to += row_bytes) {
-    // A dtype of 4 bytes is float32, which is what all formats but the 16-bit ones come as.
-    if (!kIsBlockFormat<F> && DtypeBytes(out.dtype()) == F::kBytes) {
-      CopyRow<F>(to, rows, tiled, ids[t], cols);
+  uint8_t* to = Data<uint8_t>(out) + begin * cols * value_bytes;
+  const auto convert = [&](const uint8_t* bytes, int64_t block, int64_t n) {
+    uint8_t* piece = to + block * F::kWeights * value_bytes;
+    if (copy) {
+      std::memcpy(piece, bytes, n * F::kBytes);
     } else {
-      DequantizeRowOf<F>(reinterpret_cast<float*>(to), rows, tiled, ids[t], cols);
+      dequantize_row_f32(reinterpret_cast<float*>(piece), bytes, n * F::kWeights,
+                         static_cast<Format>(F::kGgufType));
+    }
+  };
+  for (int64_t t = begin; t < end; ++t, to += cols * value_bytes) {
+    if (table.ndim() == 1) {
+      ForPiecesOfTiled<F>(rows, ids[t], blocks, convert);
+    } else {
+      ForPieces<F>(rows, ids[t], ids[std::min(t + ahead, end - 1)], blocks, convert);
     }
   }
 }

@@ -2,23 +2,27 @@
 // (contract), quantize.cc (calls).
 #include "base/simd.h"
 #include "kernels/linear_simd.h"
+#include "kernels/transpose.h"
 
 namespace mlf::MLF_LEVEL {
 namespace {
 
-typedef uint8_t NarrowU8 __attribute__((vector_size(kWidth)));
+/// The larger magnitude of each lane, as bits. Magnitudes compare as integers, where a NaN is above
+/// all numbers: a block with one gets a NaN scale and its outputs are NaN, as they would be without
+/// quantization.
+MLF_INLINE I32 Magnitudes(F32 a, F32 b) {
+  return Map<I32>([&](int p) {
+    const NativeI32 u = (NativeI32)a.part[p] & 0x7FFFFFFF, v = (NativeI32)b.part[p] & 0x7FFFFFFF;
+    return u > v ? u : v;
+  });
+}
 
-/// The largest magnitude. Magnitudes compare as integers, where a NaN is above all numbers: a block
-/// with one gets a NaN scale and its outputs are NaN, as they would be without quantization.
+/// The largest of both.
 MLF_INLINE float LargestMagnitude(F32 a, F32 b) {
-  const NativeI32 mask = NativeI32{} + 0x7FFFFFFF;
+  const I32 larger = Magnitudes(a, b);
   NativeI32 most{};
 #pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) {
-    const NativeI32 u = (NativeI32)a.part[p] & mask, v = (NativeI32)b.part[p] & mask;
-    const NativeI32 larger = u > v ? u : v;
-    most = most > larger ? most : larger;
-  }
+  for (int p = 0; p < kParts; ++p) most = most > larger.part[p] ? most : larger.part[p];
   int32_t lanes[kWidth], result = 0;
   std::memcpy(lanes, &most, sizeof most);
 #pragma GCC unroll 16
@@ -35,13 +39,28 @@ MLF_INLINE I32 Rounded(F32 x) {
   return Map<I32>([&](int p) { return (NativeI32)((NativeU32)bits.part[p] << 16) >> 16; });
 }
 
-/// The low byte of every lane.
+/// The low byte of every lane. Written out, because GCC takes a __builtin_convertvector to bytes
+/// apart, lane by lane.
 MLF_INLINE void StoreBytes(int8_t* q, I32 v) {
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) {
-    const NarrowU8 bytes = __builtin_convertvector((NativeU32)v.part[p], NarrowU8);
-    std::memcpy(q + kWidth * p, &bytes, sizeof bytes);
-  }
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8((__m512i)v.part[0]));
+#elif defined(__AVX2__)
+  const __m256i low = (__m256i)(v.part[0] & 0xFF), high = (__m256i)(v.part[1] & 0xFF);
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(q),
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+#elif defined(__x86_64__)
+  const auto words = [&](int p) {
+    return _mm_packus_epi32((__m128i)(v.part[p] & 0xFF), (__m128i)(v.part[p + 1] & 0xFF));
+  };
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm_packus_epi16(words(0), words(2)));
+#else
+  const auto words = [&](int p) {
+    return vcombine_s16(vmovn_s32((int32x4_t)v.part[p]), vmovn_s32((int32x4_t)v.part[p + 1]));
+  };
+  vst1q_s8(q, vcombine_s8(vmovn_s16(words(0)), vmovn_s16(words(2))));
+#endif
 }
 
 MLF_INLINE int32_t Sum(I32 a, I32 b) {
@@ -96,32 +115,79 @@ MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
   }
 }
 
-/// Rounds to the nearest integer, ties away from zero as roundf does, in [-127, 127]; 0 for what is
-/// no number or beyond all of them.
+// ---- Q8_0 ---------------------------------------------------------------------------------------
+
+constexpr int kBlocksAtOnce = kLanes;  // whose scales are one vector
+
+/// Largest magnitudes of 16 blocks in [16][16] lanes, as LargestMagnitude compares: lane b is that
+/// of block b.
+MLF_INLINE F32 LargestOfBlocks(const int32_t* lanes) {
+  constexpr int64_t kRowBytes = kLanes * sizeof(int32_t);
+  const auto* rows = reinterpret_cast<const uint8_t*>(lanes);
+  I32 most = Map<I32>([](int) { return NativeI32{}; });
+#pragma GCC unroll 4
+  for (int64_t at = 0; at < kRowBytes; at += kRowBytes / kTurnedWords) {
+    const TurnedWords words = LoadTurned(rows + at, kRowBytes);
+#pragma GCC unroll 4
+    for (int j = 0; j < kTurnedWords; ++j) {
+      most = Map<I32>([&](int p) {
+        const NativeI32 a = most.part[p], b = words.of[j].part[p];
+        return a > b ? a : b;
+      });
+    }
+  }
+  return BitsToFloat(most);
+}
+
+/// Rounds to the nearest integer, ties away from zero as roundf does: truncates x plus the largest
+/// number below a half. What is no number becomes 0.
 MLF_INLINE I32 RoundedAway(F32 x) {
   return Map<I32>([&](int p) -> NativeI32 {
-    const NativeF32 v = x.part[p], magnitude = v < 0.f ? -v : v;
-    const NativeF32 sane = magnitude <= 128.f ? magnitude : NativeF32{};
-    const NativeI32 whole = __builtin_convertvector(sane, NativeI32);
-    const NativeF32 rest = sane - __builtin_convertvector(whole, NativeF32);
-    const NativeI32 n = whole - (NativeI32)(rest >= 0.5f);  // a true lane is -1
-    return v < 0.f ? -n : n;
+    const NativeF32 v = x.part[p] == x.part[p] ? x.part[p] : NativeF32{};
+    const NativeI32 sign = (NativeI32)v & INT32_MIN,
+                    half = (NativeI32)(NativeF32{} + 0x1.fffffep-2f);
+    return __builtin_convertvector(v + (NativeF32)(half | sign), NativeI32);
   });
+}
+
+/// What a block is multiplied by; 0 where its scale is 0 or no number, or has no finite inverse.
+MLF_INLINE F32 InverseScales(F32 scale) {
+  return Map<F32>([&](int p) -> NativeF32 {
+    const NativeF32 inverse = (NativeF32{} + 1.f) / scale.part[p];
+    return inverse <= 0x1.fffffep127f ? inverse : NativeF32{};
+  });
+}
+
+/// Up to kBlocksAtOnce blocks: first all scales, then all integers.
+template <typename T>
+MLF_INLINE void QuantizeSome(uint8_t* q, const T* x, int blocks) {
+  int32_t magnitudes[kBlocksAtOnce * kLanes] = {};
+  for (int b = 0; b < blocks; ++b) {
+    const F32 low = Load(x + b * kQuantBlock), high = Load(x + b * kQuantBlock + kLanes);
+    Store(reinterpret_cast<float*>(magnitudes + b * kLanes), BitsToFloat(Magnitudes(low, high)));
+  }
+  const F32 scale = LargestOfBlocks(magnitudes) / Set(127.f);
+  F16 stored[kBlocksAtOnce];
+  float inverse[kBlocksAtOnce];
+  Store(stored, scale);
+  Store(inverse, InverseScales(scale));
+  for (int b = 0; b < blocks; ++b, q += quant::Q8_0::kBytes, x += kQuantBlock) {
+    const F32 factor = Set(inverse[b]);
+    auto* quants = reinterpret_cast<int8_t*>(q + sizeof(F16));
+    std::memcpy(q, stored + b, sizeof(F16));
+    StoreBytes(quants, RoundedAway(Load(x) * factor));
+    StoreBytes(quants + kLanes, RoundedAway(Load(x + kLanes) * factor));
+  }
 }
 
 template <typename T>
 MLF_INLINE void QuantizeBlocks(uint8_t* q, const T* x, int64_t blocks) {
-  for (; blocks > 0; --blocks, q += quant::Q8_0::kBytes, x += kQuantBlock) {
-    const F32 low = Load(x), high = Load(x + kLanes);
-    const float scale = LargestMagnitude(low, high) / 127.f;
-    const F32 inverse = Set(scale == 0.f ? 0.f : 1.f / scale);
-    F16 half[kLanes];
-    Store(half, Set(scale));
-    std::memcpy(q, half, 2);
-    auto* quants = reinterpret_cast<int8_t*>(q + 2);
-    StoreBytes(quants, RoundedAway(low * inverse));
-    StoreBytes(quants + kLanes, RoundedAway(high * inverse));
+  for (; blocks >= kBlocksAtOnce; blocks -= kBlocksAtOnce) {
+    QuantizeSome(q, x, kBlocksAtOnce);
+    q += kBlocksAtOnce * quant::Q8_0::kBytes;
+    x += kBlocksAtOnce * kQuantBlock;
   }
+  QuantizeSome(q, x, static_cast<int>(blocks));
 }
 
 }  // namespace

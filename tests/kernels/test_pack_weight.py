@@ -18,7 +18,7 @@ def random_weight(format: str, rows: int, blocks: int) -> np.ndarray:
 
 
 def interleaved(groups: np.ndarray, piece: int) -> np.ndarray:
-    """[groups, 16, blocks, bytes] -> [groups, blocks, 16 * bytes]: pieces of 16 rows side by side."""
+    """[groups, 16, blocks, bytes] -> [groups, blocks, 16 * bytes], pieces of rows side by side."""
     g, rows, blocks, size = groups.shape
     pieces = groups.reshape(g, rows, blocks, size // piece, piece)
     return pieces.transpose(0, 2, 3, 1, 4).reshape(g, blocks, rows * size)
