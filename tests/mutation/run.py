@@ -99,7 +99,11 @@ class Workshop:
         command = ["cmake", "--build", str(self.build), "-j", str(self.jobs), "--target"]
         status, output = run_quietly([*command, "my_llm_ffi", *native], self.tree)
         if status != 0:
-            errors = [line for line in output.splitlines() if "error" in line]
+            errors = [
+                line
+                for line in output.splitlines()
+                if " error: " in line or line.startswith("FAILED")
+            ]
             raise Unusable(f"it does not build: {(errors or [output[-500:]])[0]}")
 
     def first_failure(self, tests: Iterable[str], cpu: str) -> str | None:
