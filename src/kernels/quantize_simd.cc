@@ -2,7 +2,7 @@
 // (contract), quantize.cc (calls).
 #include "base/simd.h"
 #include "kernels/linear_simd.h"
-#include "kernels/transpose.h"
+#include "kernels/turned_words.h"
 
 namespace mlf::MLF_LEVEL {
 namespace {
