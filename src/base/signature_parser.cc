@@ -57,11 +57,6 @@ void SignatureParser::Parse() {
   if (!rest_.empty()) Fail("more than a signature");
 }
 
-void SignatureParser::Fail(const std::string& mistake) const {
-  TVM_FFI_THROW(InternalError) << out_.op_ << ": bad signature, " << mistake << " at '"
-                               << std::string(rest_.substr(0, 30)) << "'";
-}
-
 // ---- parameters and results ---------------------------------------------------------------------
 
 void SignatureParser::Parameter() {
@@ -88,7 +83,7 @@ void SignatureParser::AttributeType(const std::string& name) {
   if (Accept("Literal")) {
     out_.choices_.push_back({name, Strings()});
   } else if (!Accept("float") && !Accept("int") && !Accept("bool")) {
-    Fail("unknown type of " + name);
+    Fail("unknown type of ", name);
   }
 }
 
@@ -107,12 +102,12 @@ void SignatureParser::Result() {
 
 void SignatureParser::Tensor(const std::string& name, TensorSpec::Use use) {
   const std::vector<std::string> strings = Strings();
-  if (strings.empty()) Fail(name + " has no shape");
+  if (strings.empty()) Fail(name, " has no shape");
   TensorSpec spec{.name = name, .use = use};
   Shape(strings[0], spec);
   for (size_t i = 1; i < strings.size(); ++i) DtypesOrAliases(strings[i], spec);
   if (spec.dtypes.empty() && spec.like < 0) {
-    if (out_.tensors_.empty()) Fail(name + " has no dtype");
+    if (out_.tensors_.empty()) Fail(name, " has no dtype");
     spec.like = 0;
   }
   out_.tensors_.push_back(std::move(spec));
@@ -122,12 +117,12 @@ void SignatureParser::Shape(std::string_view text, TensorSpec& spec) {
   for (std::string_view word : Words(text)) {
     if (word[0] == '*' && spec.batch < 0 && spec.dims.empty()) {
       spec.batch = SymbolNamed(word.substr(1), spec.use != TensorSpec::Use::kOutput);
-      if (spec.batch < 0) Fail("no tensor before has '" + std::string(word) + "'");
+      if (spec.batch < 0) Fail("no tensor before has '", word, "'");
     } else if (IsNumber(word)) {
       spec.dims.push_back({DimSpec::Kind::kNumber, std::stoll(std::string(word))});
     } else {
       const bool input = spec.use != TensorSpec::Use::kOutput;
-      if (input && !IsName(word)) Fail("'" + std::string(word) + "' is no dimension");
+      if (input && !IsName(word)) Fail("'", word, "' is no dimension");
       const int symbol = IsName(word) ? SymbolNamed(word, input) : -1;
       spec.dims.push_back(symbol < 0 ? DimSpec{DimSpec::Kind::kExpression, 0}
                                      : DimSpec{DimSpec::Kind::kSymbol, symbol});
@@ -149,7 +144,7 @@ void SignatureParser::DtypesOrAliases(std::string_view text, TensorSpec& spec) {
     }
     const auto* found = std::find_if(std::begin(kDtypes), std::end(kDtypes),
                                      [&](const DtypeWord& d) { return d.word == words[i]; });
-    if (found == std::end(kDtypes)) Fail("unknown dtype " + std::string(words[i]));
+    if (found == std::end(kDtypes)) Fail("unknown dtype ", words[i]);
     spec.dtypes.push_back(found->dtype);
   }
 }
@@ -158,7 +153,7 @@ int SignatureParser::TensorNamed(std::string_view name) const {
   for (size_t i = 0; i < out_.tensors_.size(); ++i) {
     if (out_.tensors_[i].name == name) return static_cast<int>(i);
   }
-  Fail("no tensor before is named '" + std::string(name) + "'");
+  Fail("no tensor before is named '", name, "'");
 }
 
 int SignatureParser::SymbolNamed(std::string_view name, bool may_be_new) {
@@ -189,7 +184,7 @@ bool SignatureParser::Accept(std::string_view token) {
 }
 
 void SignatureParser::Expect(std::string_view token) {
-  if (!Accept(token)) Fail("expected '" + std::string(token) + "'");
+  if (!Accept(token)) Fail("expected '", token, "'");
 }
 
 std::string SignatureParser::Name() {

@@ -1,5 +1,6 @@
 // Reads the text of a signature. Counterparts: signature_parser.cc, signature.h (the grammar).
 #pragma once
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,7 +27,14 @@ class SignatureParser {
   int TensorNamed(std::string_view name) const;
   int SymbolNamed(std::string_view name, bool may_be_new);
 
-  [[noreturn]] void Fail(const std::string& mistake) const;
+  /// Throws InternalError with the place.
+  template <typename... Words>
+  [[noreturn]] void Fail(const Words&... words) const {
+    std::ostringstream os;
+    (os << ... << words);
+    TVM_FFI_THROW(InternalError) << out_.op_ << ": bad signature, " << os.str() << " at '"
+                                 << rest_.substr(0, 30) << "'";
+  }
   void SkipSpace();
   bool Accept(std::string_view token);
   void Expect(std::string_view token);
