@@ -19,5 +19,9 @@ def _floats(*shape: int) -> np.ndarray:
 
 SAMPLES: dict[str, Callable[[], Sample]] = {
     "dequantize": lambda: ([np.zeros((3, 68), np.uint8)], {"format": "Q8_0"}),
+    "embedding_lookup": lambda: ([_floats(5, 8), np.array([[4, 0, 2]])], {}),
+    "linear": lambda: ([_floats(3, 8), _floats(5, 8), _floats(5)], {}),
+    "pack_weight": lambda: ([np.zeros((3, 68), np.uint8)], {"format": "Q8_0"}),
+    "quantize_q8_0": lambda: ([_floats(3, 64)], {}),
     "rms_norm": lambda: ([_floats(3, 8), _floats(8)], {"eps": 1e-5}),
 }
