@@ -145,8 +145,8 @@ void EmbeddingLookup(TensorView table, TensorView ids, TensorView out,
       op, {.name = "table", .tensor = table, .format = format, .packed = packed, .rows = rows});
   if (out.dtype() == kU8)
     TVM_FFI_THROW(TypeError) << op.name() << ": out is uint8, expected float32";
-  op.That(out.size(out.ndim() - 1) == w.cols, "out has rows of ", out.size(out.ndim() - 1),
-          ", expected ", w.cols, " (from table)");
+  op.That(out.size(out.ndim() - 1) == w.cols, "out has shape [..., ", out.size(out.ndim() - 1),
+          "], expected [..., ", w.cols, "] (from table)");
   const int64_t n = ids.numel();
   if (ids.device().device_type == kDLCPU) {
     ids.dtype() == kI32 ? CheckIds<int32_t>(ids, w.rows) : CheckIds<int64_t>(ids, w.rows);

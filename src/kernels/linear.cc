@@ -234,11 +234,12 @@ void Linear(TensorView x, TensorView weight, ffi::Optional<TensorView> bias, Ten
   const int64_t cols = x.size(x.ndim() - 1), width = out.size(out.ndim() - 1);
   const int64_t bias_rows = bias.has_value() ? (*bias).size(0) : w.rows;
   kLinear
-      .That(cols == w.cols, "x has rows of ", cols, ", expected ", w.cols, " (from weight, ",
-            InfoOf(w.format).name, ")")
-      .That(bias_rows == w.rows, "bias has ", bias_rows, " elements, expected ", w.rows,
-            " (rows of weight)")
-      .That(width == w.rows, "out has rows of ", width, ", expected ", w.rows, " (rows of weight)");
+      .That(cols == w.cols, "x has shape [..., ", cols, "], expected [..., ", w.cols,
+            "] (from weight, ", InfoOf(w.format).name, ")")
+      .That(bias_rows == w.rows, "bias has shape [", bias_rows, "], expected [", w.rows,
+            "] (rows of weight)")
+      .That(width == w.rows, "out has shape [..., ", width, "], expected [..., ", w.rows,
+            "] (rows of weight)");
   if (out.numel() == 0) return;
   const int64_t tokens = out.numel() / width;
   linear_kernel(x.device(), ArrayView(Data<void>(out), out.dtype(), {tokens, width}, out.device()),

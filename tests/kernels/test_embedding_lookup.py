@@ -175,7 +175,7 @@ REJECTED = {
         (TABLE, IDS),
         {"out": np.empty((2, 3, 63), np.float32)},
         ValueError,
-        r"out has rows of 63, expected 64 \(from table\)",
+        r"out has shape \[..., 63\], expected \[..., 64\] \(from table\)",
     ),
     "batch of out": (
         (TABLE, IDS),

@@ -94,7 +94,7 @@ def test_block_formats(format, rows, cols, tokens):
     out = llm.ops.linear(x, weight, bias, format=format)
     assert_near(out, rounded(x, format), floats, bias)
     exact = x.astype(np.float64) @ floats.T.astype(np.float64) + bias
-    assert np.linalg.norm(out - exact) <= 0.01 * np.linalg.norm(exact)
+    assert np.linalg.norm(out - exact) <= 0.02 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("format", [*BLOCKS, "F32", "F16", "BF16"])
@@ -187,13 +187,13 @@ REJECTED = {
         (X[:, :32].copy(), W),
         {},
         ValueError,
-        r"linear: x has rows of 32, expected 64 \(from weight, F32\)",
+        r"linear: x has shape \[..., 32\], expected \[..., 64\] \(from weight, F32\)",
     ),
     "cols of a block format": (
         (X[:, :32].copy(), Q),
         {"format": "Q8_0"},
         ValueError,
-        r"x has rows of 32, expected 64 \(from weight, Q8_0\)",
+        r"x has shape \[..., 32\], expected \[..., 64\] \(from weight, Q8_0\)",
     ),
     "part of a block": (
         (X, Q[:, :67].copy()),
@@ -239,12 +239,17 @@ REJECTED = {
         ValueError,
         r"rows is 19, expected 20 \(from weight\)",
     ),
-    "negative rows": ((X, W), {"rows": -1}, ValueError, "rows is -1, expected 20"),
+    "negative rows": (
+        (X, W),
+        {"rows": -1, "out": np.empty((4, 20), np.float32)},
+        ValueError,
+        "rows is -1, expected 20",
+    ),
     "length of bias": (
         (X, W, normal(3, 19)),
         {},
         ValueError,
-        r"bias has 19 elements, expected 20 \(rows of weight\)",
+        r"bias has shape \[19\], expected \[20\] \(rows of weight\)",
     ),
     "dtype of bias": (
         (X, W, normal(3, 20).astype(np.float16)),
@@ -263,7 +268,7 @@ REJECTED = {
         (X, W),
         {"out": np.empty((4, 19), np.float32)},
         ValueError,
-        r"out has rows of 19, expected 20 \(rows of weight\)",
+        r"out has shape \[..., 19\], expected \[..., 20\] \(rows of weight\)",
     ),
     "batch of out": (
         (X, W),

@@ -103,7 +103,7 @@ def test_rejects_a_wrong_output_shape(out: tuple[int, ...], message: str) -> Non
 
 
 def test_rejects_wrong_dtypes() -> None:
-    with pytest.raises(TypeError, match="out is float64, expected float32"):
+    with pytest.raises(TypeError, match="out is float64, expected one of float32, float16"):
         _ffi_api.dequantize(np.zeros((1, 34), np.uint8), np.zeros((1, 32)), "Q8_0")
     with pytest.raises(TypeError, match="weight is int8, expected uint8"):
         _ffi_api.dequantize(np.zeros((1, 34), np.int8), np.zeros((1, 32), np.float32), "Q8_0")
