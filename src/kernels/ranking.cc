@@ -8,8 +8,6 @@
 #include <limits>
 #include <utility>
 
-#include "kernels/sampling_simd.h"
-
 namespace mlf {
 namespace {
 

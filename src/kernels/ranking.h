@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/row_blocks.h"
+#include "kernels/sampling_simd.h"
 
 namespace mlf {
 
@@ -96,11 +97,7 @@ class Ranking {
   RowBlocks blocks_;
   std::vector<Entry> prefix_;
   bool complete_ = false;  // the prefix holds all
-  struct Bin {
-    double mass;
-    int64_t count;
-  };
-  std::vector<Bin> bins_;
+  std::vector<MassBin> bins_;
 };
 
 }  // namespace mlf

@@ -226,6 +226,17 @@ def test_equal_weights_split_evenly():
         assert ids[0] == expected
 
 
+def test_zeros_of_both_signs_and_what_is_next_to_them():
+    """All weights are 1, and only the order of the logits counts."""
+    logits = np.zeros((1, 3000), np.float32)
+    logits[0, 1::3] = -0.0
+    logits[0, 2::3] = np.linspace(-1e-45, -1e-39, 1000, dtype=np.float32)
+    order = order_of(logits[0])
+    for u in (0, 0.2, 0.5, 0.7, 0.9, 0.99):
+        ids, _ = llm.ops.sample(logits, np.array([u], np.float32))
+        assert ids[0] == order[int(np.float32(u).astype(np.float64) * 3000)]
+
+
 @pytest.mark.parametrize("vocab", [8, 300, 5000])
 def test_greedy(vocab):
     logits = np.round(rows_of(20, vocab))
