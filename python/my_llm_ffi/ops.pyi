@@ -50,13 +50,14 @@ def apply_penalties(
     and not for another call this twice.
 
     Args:
-        logits: ``[r, v]``, float32, float16 or bfloat16, written in place. Written in place.
-        tokens: ``[r, n]``, int32. What was seen, in any order; each is in the vocabulary, or -1
-            as padding.
-        repetition: ``[r]``, float32. Above 0 and finite, 1 for none, also where None.
-        frequency: ``[r]``, float32. Per occurrence; finite, 0 for none, also where None;
+        logits: ``[rows, vocab]``, float32, float16 or bfloat16, written in place. Written in
+            place.
+        tokens: ``[rows, seen]``, int32. What was seen, in any order; each is in the vocabulary,
+            or -1 as padding.
+        repetition: ``[rows]``, float32. Above 0 and finite, 1 for none, also where None.
+        frequency: ``[rows]``, float32. Per occurrence; finite, 0 for none, also where None;
             negative ones make it more likely.
-        presence: ``[r]``, float32. Once; finite, 0 for none, also where None; negative ones
+        presence: ``[rows]``, float32. Once; finite, 0 for none, also where None; negative ones
             make it more likely.
 
     Raises:
@@ -73,12 +74,13 @@ def apply_token_bitmask(logits: Array, bitmask: Array, mask_rows: Array | None =
     """Sets logits of tokens that a bitmask forbids to -inf, in place.
 
     Args:
-        logits: ``[r, v]``, float32, float16 or bfloat16, written in place. Written in place.
-        bitmask: ``[m, w]``, int32. Bit ``i % 32``, the lowest first, of word ``i // 32`` is 1
-            where token i is allowed; words for all tokens or more, bits past the last token are
-            ignored.
-        mask_rows: ``[r]``, int32. Row of `bitmask` for each row of `logits`, -1 for none. None:
-            row r has row r, and there are as many.
+        logits: ``[rows, vocab]``, float32, float16 or bfloat16, written in place. Written in
+            place.
+        bitmask: ``[masks, words]``, int32. Bit ``i % 32``, the lowest first, of word ``i //
+            32`` is 1 where token i is allowed; words for all tokens or more, bits past the last
+            token are ignored.
+        mask_rows: ``[rows]``, int32. Row of `bitmask` for each row of `logits`, -1 for none.
+            None: row r has row r, and there are as many.
 
     Raises:
         ValueError: A shape, stride, device or value is wrong, or an output overlaps another
@@ -97,8 +99,8 @@ def argmax(x: Array, *, out: Array | None = None) -> Array:
     0.
 
     Args:
-        x: ``[*b, v]``, float32, float16 or bfloat16. At least one element a row.
-        out: ``[*b]``, int32. Allocated when omitted.
+        x: ``[*batch, n]``, float32, float16 or bfloat16. At least one element a row.
+        out: ``[*batch]``, int32. Allocated when omitted.
 
     Returns:
         ``out``.
@@ -432,16 +434,17 @@ def mask_logits(
     ValueError.
 
     Args:
-        logits: ``[r, v]``, float32, float16 or bfloat16, written in place. Written in place.
-        bitmask: ``[m, w]``, int32. Bit ``i % 32``, the lowest first, of word ``i // 32`` is 1
-            where token i is allowed; words for all tokens or more, bits past the last token are
-            ignored. None: all are allowed.
-        mask_rows: ``[r]``, int32. Row of `bitmask` for each row of `logits`, -1 for none. None:
-            row r has row r, and there are as many.
-        temperature: ``[r]``, float32. 0 or more and finite; None: 1.
-        ln_min_p: ``[r]``, float32. Logarithm of min-p: 0 or less, -inf for none; None: none.
-        out: The outputs ``mass`` and ``status``, allocated when omitted. ``mass``: ``[r]``,
-            float32. ``status``: ``[r]``, int32.
+        logits: ``[rows, vocab]``, float32, float16 or bfloat16, written in place. Written in
+            place.
+        bitmask: ``[masks, words]``, int32. Bit ``i % 32``, the lowest first, of word ``i //
+            32`` is 1 where token i is allowed; words for all tokens or more, bits past the last
+            token are ignored. None: all are allowed.
+        mask_rows: ``[rows]``, int32. Row of `bitmask` for each row of `logits`, -1 for none.
+            None: row r has row r, and there are as many.
+        temperature: ``[rows]``, float32. 0 or more and finite; None: 1.
+        ln_min_p: ``[rows]``, float32. Logarithm of min-p: 0 or less, -inf for none; None: none.
+        out: The outputs ``mass`` and ``status``, allocated when omitted. ``mass``: ``[rows]``,
+            float32. ``status``: ``[rows]``, int32.
 
     Returns:
         ``mass`` and ``status``.
@@ -683,15 +686,15 @@ def sample(
     given, before the temperature and the filters, as vLLM and OpenAI's API report them.
 
     Args:
-        logits: ``[r, v]``, float32, float16 or bfloat16. At least one token; penalties, bias
-            and masks are already applied.
-        uniform: ``[r]``, float32. From 0 to below 1.
-        temperature: ``[r]``, float32. 0 or more and finite; 0 takes the best token; None: 1.
-        top_k: ``[r]``, int32. Below 1 for all, also where None.
-        top_p: ``[r]``, float32. Above 0 and up to 1, 1 for all, also where None.
-        min_p: ``[r]``, float32. From 0 to 1, 0 for all, also where None.
-        out: The outputs ``ids`` and ``logprobs``, allocated when omitted. ``ids``: ``[r]``,
-            int32. ``logprobs``: ``[r]``, float32.
+        logits: ``[rows, vocab]``, float32, float16 or bfloat16. At least one token; penalties,
+            bias and masks are already applied.
+        uniform: ``[rows]``, float32. From 0 to below 1.
+        temperature: ``[rows]``, float32. 0 or more and finite; 0 takes the best token; None: 1.
+        top_k: ``[rows]``, int32. Below 1 for all, also where None.
+        top_p: ``[rows]``, float32. Above 0 and up to 1, 1 for all, also where None.
+        min_p: ``[rows]``, float32. From 0 to 1, 0 for all, also where None.
+        out: The outputs ``ids`` and ``logprobs``, allocated when omitted. ``ids``: ``[rows]``,
+            int32. ``logprobs``: ``[rows]``, float32.
 
     Returns:
         ``ids`` and ``logprobs``.
@@ -767,10 +770,10 @@ def top_k(x: Array, *, k: int, out: tuple[Array, Array] | None = None) -> tuple[
     Of equals, 0 and -0 too, the lowest index comes first. NaN comes last, after -inf.
 
     Args:
-        x: ``[*b, v]``, float32, float16 or bfloat16. At least k elements a row.
+        x: ``[*batch, n]``, float32, float16 or bfloat16. At least k elements a row.
         k: How many; 0 or more.
-        out: The outputs ``values`` and ``ids``, allocated when omitted. ``values``: ``[*b,
-            k]``, dtype of ``x``. ``ids``: ``[*b, k]``, int32.
+        out: The outputs ``values`` and ``ids``, allocated when omitted. ``values``: ``[*batch,
+            k]``, dtype of ``x``. ``ids``: ``[*batch, k]``, int32.
 
     Returns:
         ``values`` and ``ids``.

@@ -212,9 +212,10 @@ void ApplyTokenBitmaskCpu(TensorView logits, TensorView bitmask, OptionalTensor 
 
 const Op kMaskLogits{
     "mask_logits",
-    "(logits: Mut['r v', 'f32 f16 bf16'], bitmask: T['m w', 'i32'] | None = None, mask_rows: "
-    "T['r', 'i32'] | None = None, temperature: T['r', 'f32'] | None = None, ln_min_p: T['r', "
-    "'f32'] | None = None) -> {'mass': T['r', 'f32'], 'status': T['r', 'i32']}",
+    "(logits: Mut['rows vocab', 'f32 f16 bf16'], bitmask: T['masks words', 'i32'] | None = "
+    "None, mask_rows: T['rows', 'i32'] | None = None, temperature: T['rows', 'f32'] | None = "
+    "None, ln_min_p: T['rows', 'f32'] | None = None) -> {'mass': T['rows', 'f32'], 'status': "
+    "T['rows', 'i32']}",
     R"(Masks, scales and cuts rows of logits in place, one row per sequence.
 
 In each row, first tokens that the bitmask forbids become -inf. Then the others are divided by the
@@ -242,8 +243,8 @@ ln_min_p: Logarithm of min-p: 0 or less, -inf for none; None: none.
 
 const Op kApplyTokenBitmask{
     "apply_token_bitmask",
-    "(logits: Mut['r v', 'f32 f16 bf16'], bitmask: T['m w', 'i32'], mask_rows: T['r', 'i32'] | "
-    "None = None) -> None",
+    "(logits: Mut['rows vocab', 'f32 f16 bf16'], bitmask: T['masks words', 'i32'], mask_rows: "
+    "T['rows', 'i32'] | None = None) -> None",
     R"(Sets logits of tokens that a bitmask forbids to -inf, in place.
 
 logits: Written in place.

@@ -55,9 +55,9 @@ void ApplyPenaltiesCpu(TensorView logits, TensorView tokens, OptionalTensor repe
 
 const Op kApplyPenalties{
     "apply_penalties",
-    "(logits: Mut['r v', 'f32 f16 bf16'], tokens: T['r n', 'i32'], repetition: T['r', 'f32'] | "
-    "None = None, frequency: T['r', 'f32'] | None = None, presence: T['r', 'f32'] | None = None) "
-    "-> None",
+    "(logits: Mut['rows vocab', 'f32 f16 bf16'], tokens: T['rows seen', 'i32'], repetition: "
+    "T['rows', 'f32'] | None = None, frequency: T['rows', 'f32'] | None = None, presence: "
+    "T['rows', 'f32'] | None = None) -> None",
     R"(Makes tokens that were seen less likely, in place.
 
 For each token of a row of `tokens`, first ``logit / repetition`` if the logit is positive, else

@@ -179,7 +179,7 @@ void SampleCpu(TensorView ids, TensorView logprobs, TensorView logits, TensorVie
 
 // ---- ops ----------------------------------------------------------------------------------------
 
-const Op kArgmax{"argmax", "(x: T['*b v', 'f32 f16 bf16']) -> T['*b', 'i32']",
+const Op kArgmax{"argmax", "(x: T['*batch n', 'f32 f16 bf16']) -> T['*batch', 'i32']",
                  R"(Index of the largest element of each row.
 
 The lowest index wins a tie. NaN never wins, unlike in torch and NumPy; a row of NaN alone gives 0.
@@ -187,10 +187,10 @@ The lowest index wins a tie. NaN never wins, unlike in torch and NumPy; a row of
 x: At least one element a row.
 )"};
 
-const Op kTopK{
-    "top_k",
-    "(x: T['*b v', 'f32 f16 bf16'], *, k: int) -> {'values': T['*b k'], 'ids': T['*b k', 'i32']}",
-    R"(The k largest elements of each row, the largest first, and their indices.
+const Op kTopK{"top_k",
+               "(x: T['*batch n', 'f32 f16 bf16'], *, k: int) -> {'values': T['*batch k'], 'ids': "
+               "T['*batch k', 'i32']}",
+               R"(The k largest elements of each row, the largest first, and their indices.
 
 Of equals, 0 and -0 too, the lowest index comes first. NaN comes last, after -inf.
 
@@ -200,9 +200,10 @@ k: How many; 0 or more.
 
 const Op kSample{
     "sample",
-    "(logits: T['r v', 'f32 f16 bf16'], uniform: T['r', 'f32'], temperature: T['r', 'f32'] | None "
-    "= None, top_k: T['r', 'i32'] | None = None, top_p: T['r', 'f32'] | None = None, min_p: "
-    "T['r', 'f32'] | None = None) -> {'ids': T['r', 'i32'], 'logprobs': T['r', 'f32']}",
+    "(logits: T['rows vocab', 'f32 f16 bf16'], uniform: T['rows', 'f32'], temperature: "
+    "T['rows', 'f32'] | None = None, top_k: T['rows', 'i32'] | None = None, top_p: T['rows', "
+    "'f32'] | None = None, min_p: T['rows', 'f32'] | None = None) -> {'ids': T['rows', 'i32'], "
+    "'logprobs': T['rows', 'f32']}",
     R"(Draws one token for each row, by uniform numbers that the caller draws.
 
 In each row the logits are divided by the temperature; then `top_k` keeps the k best tokens, `top_p`
