@@ -128,10 +128,14 @@ int64_t CountSegments(const std::vector<TokenRun>& runs) {
   return segments;
 }
 
-/// Key/value heads per item. Where reading keys is the work, all heads of a key are read together,
-/// because they are neighbours in memory: as many as leave work for all threads.
-int64_t HeadsPerItem(const AttentionCall& call, const std::vector<TokenRun>& runs, int64_t most) {
-  if (most * call.group() > kLeastRows) return 1;
+/// Whether reading keys is most of a run's work. All heads of a key are then read together, because
+/// they are neighbours in memory.
+bool IsReading(const AttentionCall& call, const TokenRun& run) {
+  return run.tokens * call.group() <= kLeastRows;
+}
+
+/// Key/value heads per item of such runs: as many as leave work for all threads.
+int64_t HeadsPerItem(const AttentionCall& call, const std::vector<TokenRun>& runs) {
   const int64_t segments = CountSegments(runs), enough = 2 * ThreadCount();
   int64_t heads = call.kv_heads();
   while (heads > 1 && segments * (call.kv_heads() / heads) < enough) heads = (heads + 1) / 2;
@@ -139,13 +143,19 @@ int64_t HeadsPerItem(const AttentionCall& call, const std::vector<TokenRun>& run
 }
 
 /// All runs of one head, then those of the next, so that its keys stay in cache; late tokens, which
-/// see most, first, so that threads end together.
-std::vector<Item> ListItems(const std::vector<TokenRun>& runs, int64_t kv_heads,
-                            int64_t heads_per_item) {
+/// see most, first, so that threads end together. Last, the runs whose work is reading.
+std::vector<Item> ListItems(const AttentionCall& call, const std::vector<TokenRun>& runs) {
+  const int64_t kv_heads = call.kv_heads(), together = HeadsPerItem(call, runs);
   std::vector<Item> items;
-  for (int64_t head = 0; head < kv_heads; head += heads_per_item) {
+  for (int64_t head = 0; head < kv_heads; ++head) {
     for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
-      items.push_back({*run, head, std::min(heads_per_item, kv_heads - head)});
+      if (!IsReading(call, *run)) items.push_back({*run, head, 1});
+    }
+  }
+  for (const TokenRun& run : runs) {
+    if (!IsReading(call, run)) continue;
+    for (int64_t head = 0; head < kv_heads; head += together) {
+      items.push_back({run, head, std::min(together, kv_heads - head)});
     }
   }
   return items;
@@ -209,10 +219,8 @@ void AttentionCpu(TensorView out, TensorView q, TensorView k, TensorView v, Tens
   if (out.numel() == 0) return;
   const AttentionCall call{
       out, q, k, v, static_cast<float>(scale), static_cast<float>(soft_cap), causal, window};
-  const int64_t most = MostTokens(call);
-  const std::vector<TokenRun> runs = CutIntoRuns(call, cu_q, cu_k, most);
-  const int64_t heads = HeadsPerItem(call, runs, most);
-  const std::vector<Item> items = ListItems(runs, call.kv_heads(), heads);
+  const std::vector<TokenRun> runs = CutIntoRuns(call, cu_q, cu_k, MostTokens(call));
+  const std::vector<Item> items = ListItems(call, runs);
   const auto n_items = static_cast<int64_t>(items.size());
   int64_t multiplies = 0;
   for (const TokenRun& run : runs) {

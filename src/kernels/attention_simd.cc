@@ -81,9 +81,10 @@ MLF_INLINE F32 Cap(F32 score, float soft_cap) {
 }
 
 /// Turns the scores of one row into weights exp(score − max), moves the running maximum and sum,
-/// and returns the factor that brings earlier weights to the new maximum.
-MLF_INLINE float Weigh(const AttentionBlock& b, int64_t row, const int32_t* positions,
-                       float* scores) {
+/// and returns the factor that brings earlier weights to the new maximum. Not inlined: it would be
+/// most of the code, many times over.
+__attribute__((noinline)) static float Weigh(const AttentionBlock& b, int64_t row,
+                                             const int32_t* positions, float* scores) {
   F32 low = Load(scores), high = Load(scores + kLanes);
   if (b.soft_cap != 0.f) {
     low = Cap(low, b.soft_cap);
@@ -286,7 +287,7 @@ MLF_INLINE void AttendPages(const AttentionBlock& b, const PagedKeys& keys) {
                        positions, {b.scratch.k}, b.scratch.v, RoundUp(n), nothing, nothing});
     } else if (few) {
       AttendAll(b, Keys<Columns<T>, T, Ahead>{positions, {k}, v, n, k_ahead, v_ahead});
-    } else {
+    } else if constexpr (sizeof(T) == 4) {
       AttendAll(b, Keys<Columns<T>, T, NothingAhead>{positions, {k}, v, n, nothing, nothing});
     }
   }

@@ -109,6 +109,17 @@ def test_sequences_of_any_length():
             np.testing.assert_array_equal(out[one], alone)
 
 
+def test_prefill_and_decode_in_one_call():
+    queries, keys = [1] * 9 + [200, 30] + [1] * 4, [1500, *range(40, 48), 200, 70, 5, 64, 1, 1100]
+    cu_q, cu_k = (np.cumsum([0, *n], dtype=np.int32) for n in (queries, keys))
+    q, k, v = tensors(cu_q[-1], cu_k[-1], heads=12, kv_heads=3, head_dim=16)
+    out = llm.ops.attention(q, k, v, cu_q, cu_k)
+    for s in range(len(queries)):
+        one, own = slice(cu_q[s], cu_q[s + 1]), slice(cu_k[s], cu_k[s + 1])
+        assert row_error(out[one], expected(q[one], k[own], v[own])) < 2e-6
+        np.testing.assert_array_equal(out[one], llm.ops.attention(q[one], k[own], v[own]))
+
+
 def test_a_query_without_keys_gets_zeros():
     q, k, v = tensors(5, 2)
     out = llm.ops.attention(q, k, v)
