@@ -180,7 +180,7 @@ ROWS = (
         name="scale forgotten under a soft cap",
         file="src/kernels/softmax_simd.cc",
         old="return cap * Tanh(x * scale) - max;",
-        new="return cap * Tanh(x) - max + 0 * scale;",
+        new="return cap * Tanh(x) - max;",
         tests=("tests/kernels/test_softmax.py::test_scale_and_soft_cap",),
     ),
 )
@@ -215,10 +215,10 @@ ATTENDING = (
         tests=(f"{ATTENTION}::test_any_number_of_keys",),
     ),
     Mutant(
-        name="slots beyond the pages are written",
+        name="the slot behind the last page is written",
         file="src/kernels/kv_append.cc",
         old="if (slot[t] < 0 || slot[t] >= entries) {",
-        new="if (slot[t] < 0) {",
+        new="if (slot[t] < 0 || slot[t] > entries) {",
         tests=("tests/kernels/test_kv_append.py::test_rejects_and_writes_nothing",),
     ),
 )
@@ -246,8 +246,10 @@ TOKENS = (
     Mutant(
         name="tie broken to the higher id, top_k",
         file="src/kernels/ranking.cc",
-        old="return uint64_t{key} << 32 | static_cast<uint32_t>(id);",
-        new="return uint64_t{key} << 32 | (0x7FFFFFFFu - static_cast<uint32_t>(id));",
+        old="std::sort(ranks->begin(), ranks->end());",
+        new="std::sort(ranks->begin(), ranks->end(), [](uint64_t a, uint64_t b) {\n"
+        "      return a >> 32 != b >> 32 ? a < b : a > b;\n"
+        "    });",
         tests=(f"{SAMPLING}::test_top_k_of_equals",),
     ),
     Mutant(
