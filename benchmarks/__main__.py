@@ -54,11 +54,13 @@ def measure(chosen: list[str], threads: int, *, markdown: bool) -> None:
     torch.set_grad_enabled(False)
     info = llm.build_info()
     machine = machines.Machine(threads, info["cpu_level"])
+    load = os.getloadavg()[0]
     print(
         f"{machines.cpu_name()}, {threads} threads, {info['cpu_level']}; {machine.describe()}\n"
-        f"commit {machines.commit()}, my_llm_ffi {llm.__version__}, torch {torch.__version__}; "
-        f"load before {os.getloadavg()[0]:.1f}\n"
+        f"commit {machines.commit()}, my_llm_ffi {llm.__version__}, torch {torch.__version__}\n"
     )
+    if load > 0.5:
+        print(f"!!! load {load:.1f} before the start: others take the CPUs, distrust the figures\n")
     print_header(harness.HEADER, markdown=markdown)
 
     def cases() -> Iterator[harness.Case]:

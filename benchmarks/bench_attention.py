@@ -11,12 +11,11 @@ import torch.nn.functional as F
 
 from my_llm_ffi import ops
 
-from .harness import DTYPES, ROWS, Case, Work, compare, name
+from .harness import DTYPES, OF_LIMIT, ROWS, TOLERANCE, Case, Work, compare, name
 from .machine import Machine
 
 HEADS, KV_HEADS, DIM = 32, 8, 128
 PAGE = 32
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,10 @@ class Sequences:
         visible = self.new * self.past + self.new * (self.new + 1) // 2
         return Work("fma", 4.0 * self.count * visible * HEADS * DIM)
 
-    def asked(self, machine: Machine, dtype: torch.dtype) -> dict[str, float]:
+    @property
+    def asked(self) -> dict[str, float]:
         """Decode: twice torch, and at the limit of memory where that is what counts."""
-        if self.new > 1:
-            return {"ratio": 1.3}
-        beyond = self.work(dtype).footprint >= machine.beyond_cache
-        return {"ratio": 2.0, **({"of_limit": 0.8} if beyond else {})}
+        return {"ratio": 2.0, "of_limit": OF_LIMIT} if self.new == 1 else {"ratio": 1.3}
 
 
 class Tensors:
@@ -94,7 +91,7 @@ class Tensors:
             raise SystemExit(f"attention over {tuple(self.k.shape)} is wrong: {wrong}")
 
 
-def attention(s: Sequences, dtype: torch.dtype, asked: dict[str, float]) -> Case:
+def attention(s: Sequences, dtype: torch.dtype) -> Case:
     """Keys and values in one piece."""
     t = Tensors(s, dtype)
     several = {"cu_q": t.cu_q, "cu_k": t.cu_k} if s.count > 1 else {}
@@ -106,11 +103,11 @@ def attention(s: Sequences, dtype: torch.dtype, asked: dict[str, float]) -> Case
         theirs=t.theirs,
         work=s.work(dtype),
         check=t.check,
-        **asked,
+        **s.asked,
     )
 
 
-def paged_attention(s: Sequences, dtype: torch.dtype, asked: dict[str, float]) -> Case:
+def paged_attention(s: Sequences, dtype: torch.dtype) -> Case:
     """Keys and values in pages, in no order."""
     t = Tensors(s, dtype)
     pages = s.length // PAGE
@@ -135,7 +132,7 @@ def paged_attention(s: Sequences, dtype: torch.dtype, asked: dict[str, float]) -
         theirs=t.theirs,
         work=s.work(dtype),
         check=t.check,
-        **asked,
+        **s.asked,
     )
 
 
@@ -184,6 +181,6 @@ def cases(machine: Machine) -> Iterator[Case]:
         ]
         for op in (attention, paged_attention):
             for s in shapes:
-                yield op(s, dtype, s.asked(machine, dtype))
+                yield op(s, dtype)
         for tokens in ROWS:
             yield kv_append(tokens, dtype)

@@ -62,7 +62,7 @@ class Case:
         theirs: The peer's call.
         work: What bounds the op; None: nothing but the call itself.
         ratio: The peer's time over ours that is asked for.
-        of_limit: The part of the limit that is asked for.
+        of_limit: The part of the limit that is asked for where it bounds the op.
         at_most_us: The microseconds that are asked for.
         tolerance: Relative error of ours against the peer; None: by dtype.
         check: Compares the two results instead of ``compare``; raises SystemExit.
@@ -120,7 +120,7 @@ class Result:
         case, part, met = self.case, self.of_limit(), self.met()
         asked = [f"{case.ratio:g}x"] if case.ratio else []
         asked += [f"{case.at_most_us:g} us"] if case.at_most_us else []
-        asked += [f"{case.of_limit:.0%}"] if case.of_limit else []
+        asked += [f"{case.of_limit:.0%}"] if case.of_limit and part is not None else []
         return [
             case.op,
             case.shape,

@@ -55,39 +55,43 @@ def _exists(root: Path, test: str) -> bool:
     return not function or f"def {function.partition('[')[0]}(" in path.read_text("utf-8")
 
 
-MUTANTS = (
+SIGNATURE, NORM = "src/base/signature.cc", "tests/kernels/test_norm.py"
+SAMPLING, MASK = "tests/kernels/test_sampling.py", "tests/kernels/test_logit_mask.py"
+ATTENTION, PAGED = "tests/kernels/test_attention.py", "tests/kernels/test_paged_attention.py"
+
+CHECKS = (
     Mutant(
         name="dtype check off",
-        file="src/base/signature.cc",
+        file=SIGNATURE,
         old="if (std::find(spec.dtypes.begin(), spec.dtypes.end(), dtype) != spec.dtypes.end()) "
         "return;",
         new="return;",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+        tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
         name="sizes not compared between tensors",
-        file="src/base/signature.cc",
+        file=SIGNATURE,
         old="match = bound.size == size;",
         new="match = size >= 0;",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+        tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
         name="strides not looked at",
-        file="src/base/signature.cc",
+        file=SIGNATURE,
         old="if (!t.IsContiguous()) {",
         new="if (t.ndim() < 0) {",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+        tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
         name="overlap allowed",
-        file="src/base/signature.cc",
+        file=SIGNATURE,
         old="if (!mine.Overlaps(other)) continue;",
         new="if (mine.begin != nullptr) continue;",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects_partial_overlap",),
+        tests=(f"{NORM}::test_rms_norm_rejects_partial_overlap",),
     ),
     Mutant(
         name="device not compared",
-        file="src/base/signature.cc",
+        file=SIGNATURE,
         old="if (SameDevice(**first, *tensors[i])) return;",
         new="if (first != tensors + i + 1) return;",
         tests=("native:norm_test",),
@@ -97,21 +101,52 @@ MUTANTS = (
         file="src/kernels/norm.cc",
         old="eps32 > 0 && std::isfinite(eps32)",
         new="!(eps32 <= 0)",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_rejects",),
+        tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
+    Mutant(
+        name="negative token ids look up",
+        file="src/kernels/embedding_lookup.cc",
+        old="if (id[i] >= 0 && id[i] < rows) continue;",
+        new="if (id[i] < rows) continue;",
+        tests=("tests/kernels/test_embedding_lookup.py::test_rejects",),
+    ),
+    Mutant(
+        name="page table points anywhere",
+        file="src/kernels/paged_attention.cc",
+        old="if (table[i] >= -1 && table[i] < pages) continue;",
+        new="if (table[i] >= -1) continue;",
+        tests=(f"{PAGED}::test_rejects",),
+    ),
+    Mutant(
+        name="an empty mask row is no error",
+        file="src/kernels/logit_mask.cc",
+        old="return best_ == kMinusInf ? kMaskEmpty : kMaskOk;",
+        new="return kMaskOk;",
+        tests=(f"{MASK}::test_status_of_rows_without_a_token",),
+    ),
+)
+
+ROWS = (
     Mutant(
         name="eps dropped from rms_norm",
         file="src/kernels/norm_simd.cc",
         old="squares / static_cast<double>(n) + eps",
         new="squares / static_cast<double>(n) + 0 * eps",
-        tests=("tests/kernels/test_norm.py::test_eps_is_added_to_the_mean_square",),
+        tests=(f"{NORM}::test_eps_is_added_to_the_mean_square",),
+    ),
+    Mutant(
+        name="eps dropped from layer_norm",
+        file="src/kernels/norm_simd.cc",
+        old="__builtin_sqrt(variance + eps)",
+        new="__builtin_sqrt(variance + 0 * eps)",
+        tests=(f"{NORM}::test_layer_norm_adds_eps_to_the_variance",),
     ),
     Mutant(
         name="tail of a row skipped",
-        file="src/kernels/norm_simd.cc",
-        old="if (i < n) fn(i, kChains - 1, static_cast<int>(n - i));",
-        new="",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_matches_reference",),
+        file="src/base/simd_row.h",
+        old="if (rest != 0) fn(i, kChains - 1, rest);",
+        new="(void)rest;",
+        tests=(f"{NORM}::test_rms_norm_matches_reference",),
     ),
     Mutant(
         name="last lane wrong, AVX2 alone",
@@ -119,9 +154,118 @@ MUTANTS = (
         old="StoreCount(out + i, LoadCount(x + i, count) * scale * LoadCount(weight + i, count), "
         "count);",
         new="F32 y = LoadCount(x + i, count) * scale * LoadCount(weight + i, count);\n"
-        "    if constexpr (kWidth == 8) y.part[kParts - 1][kWidth - 1] *= 2;\n"
+        "    if constexpr (kWidth == 8) y.part[kParts - 1][kWidth - 1] *= 1.01f;\n"
         "    StoreCount(out + i, y, count);",
-        tests=("tests/kernels/test_norm.py::test_rms_norm_matches_reference",),
+        tests=(f"{NORM}::test_rms_norm_matches_reference",),
         cpu="avx2",
     ),
+    Mutant(
+        name="last lane wrong, baseline alone",
+        file="src/kernels/rope_simd.cc",
+        old="StoreCount(low + i, a * c - b * s, count);",
+        new="F32 turned = a * c - b * s;\n"
+        "    if constexpr (kWidth == 4) turned.part[kParts - 1][kWidth - 1] *= 1.01f;\n"
+        "    StoreCount(low + i, turned, count);",
+        tests=("tests/kernels/test_rope.py::test_matches_reference",),
+        cpu="baseline",
+    ),
+    Mutant(
+        name="rope turns the other way",
+        file="src/kernels/rope.cc",
+        old="sin[i] = static_cast<float>(magnitude * std::sin(angle));",
+        new="sin[i] = static_cast<float>(-magnitude * std::sin(angle));",
+        tests=("tests/kernels/test_rope.py::test_matches_reference",),
+    ),
+    Mutant(
+        name="scale forgotten under a soft cap",
+        file="src/kernels/softmax_simd.cc",
+        old="return cap * Tanh(x * scale) - max;",
+        new="return cap * Tanh(x) - max;",
+        tests=("tests/kernels/test_softmax.py::test_scale_and_soft_cap",),
+    ),
 )
+
+ATTENDING = (
+    Mutant(
+        name="GQA group wrong, pages",
+        file="src/kernels/paged_attention.cc",
+        old="kv_head = head / (q.size(1) / kv_heads)",
+        new="kv_head = head % kv_heads",
+        tests=(f"{PAGED}::test_matches_the_reference",),
+    ),
+    Mutant(
+        name="GQA group wrong, plain tensors",
+        file="src/kernels/attention.cc",
+        old="run.first_key * kv_heads() + item.kv_head",
+        new="run.first_key * kv_heads() + (item.kv_head + 1) % kv_heads()",
+        tests=(f"{ATTENTION}::test_matches_the_reference",),
+    ),
+    Mutant(
+        name="window off by one",
+        file="src/kernels/attention_block.h",
+        old="position - window + 1",
+        new="position - window",
+        tests=(f"{ATTENTION}::test_window_is_not_off_by_one",),
+    ),
+    Mutant(
+        name="a token sees the next one",
+        file="src/kernels/attention.cc",
+        old="if (causal) return run.position + t;",
+        new="if (causal) return std::min(run.keys - 1, run.position + t + 1);",
+        tests=(f"{ATTENTION}::test_any_number_of_keys",),
+    ),
+    Mutant(
+        name="the slot behind the last page is written",
+        file="src/kernels/kv_append.cc",
+        old="if (slot[t] < 0 || slot[t] >= entries) {",
+        new="if (slot[t] < 0 || slot[t] > entries) {",
+        tests=("tests/kernels/test_kv_append.py::test_rejects_and_writes_nothing",),
+    ),
+)
+
+TOKENS = (
+    Mutant(
+        name="mask bit order reversed",
+        file="src/kernels/logit_mask_simd.cc",
+        old="const uint32_t word = mask == nullptr ? ~0u : mask[i / kWordBits];",
+        new="uint32_t word = 0;\n"
+        "    for (int b = 0; b < kWordBits; ++b) {\n"
+        "      const bool bit = mask == nullptr || (mask[i / kWordBits] >> b & 1) != 0;\n"
+        "      if (bit) word |= 1u << (31 - b);\n"
+        "    }",
+        tests=(f"{MASK}::test_apply_token_bitmask",),
+    ),
+    Mutant(
+        name="tie broken to the higher id, argmax",
+        file="src/kernels/sampling_simd.cc",
+        old="  for (; i < n; ++i) {\n    if (x[i] == largest) return i;\n  }\n  return 0;",
+        new="  int64_t last = 0;\n"
+        "  for (; i < n; ++i) {\n    if (x[i] == largest) last = i;\n  }\n  return last;",
+        tests=(f"{SAMPLING}::test_argmax",),
+    ),
+    Mutant(
+        name="tie broken to the higher id, top_k",
+        file="src/kernels/ranking.cc",
+        old="std::sort(ranks->begin(), ranks->end());",
+        new="std::sort(ranks->begin(), ranks->end(), [](uint64_t a, uint64_t b) {\n"
+        "      return a >> 32 != b >> 32 ? a < b : a > b;\n"
+        "    });",
+        tests=(f"{SAMPLING}::test_top_k_of_equals",),
+    ),
+    Mutant(
+        name="top_p keeps half of what it should",
+        file="src/kernels/ranking.cc",
+        old="return Find([=](double sum) { return sum >= mass; });",
+        new="return Find([=](double sum) { return sum >= 0.5 * mass; });",
+        tests=(f"{SAMPLING}::test_sample_follows_the_order",),
+    ),
+    Mutant(
+        name="repetition penalty makes negative logits likelier",
+        file="src/kernels/penalties.h",
+        old="logit > 0 ? logit / repetition : logit * repetition",
+        new="logit / repetition",
+        tests=("tests/kernels/test_penalties.py::test_each_penalty_alone",),
+    ),
+)
+
+MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS

@@ -22,7 +22,7 @@ from mutants import MUTANTS, NATIVE, Mutant
 ROOT = Path(__file__).parents[2]
 COPIED = ("CMakeLists.txt", "pyproject.toml", "python", "src", "tests")
 LIBRARY = "libmy_llm_ffi.so"
-TIMEOUT_S = 600
+BUILD_S, TESTS_S = 3600, 600  # at most; a busy machine builds slowly
 CPU_FLAGS = {"avx2": "avx2", "avx512": "avx512_vnni", "baseline": "sse4_2"}
 
 
@@ -40,7 +40,9 @@ def files_below(root: Path) -> Iterator[Path]:
                 yield file.relative_to(root)
 
 
-def run_quietly(command: Sequence[str | Path], cwd: Path, **env: str) -> tuple[int, str]:
+def run_quietly(
+    command: Sequence[str | Path], cwd: Path, seconds: int, **env: str
+) -> tuple[int, str]:
     """Exit status and output; a command that does not end is Unusable."""
     try:
         done = subprocess.run(
@@ -52,10 +54,10 @@ def run_quietly(command: Sequence[str | Path], cwd: Path, **env: str) -> tuple[i
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
-            timeout=TIMEOUT_S,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise Unusable(f"no end after {TIMEOUT_S} s: {command[0]}") from None
+        raise Unusable(f"no end after {seconds} s: {command[0]}") from None
     return done.returncode, done.stdout
 
 
@@ -85,7 +87,7 @@ class Workshop:
         """Optimised a little: the kernels must run fast enough, and the compiler too."""
         command = ["cmake", "-S", str(self.tree), "-B", str(self.build), "-G", "Ninja"]
         options = ["MLF_CUDA=OFF", "MLF_NATIVE_TESTS=ON", "CMAKE_CXX_FLAGS_RELEASE=-O1"]
-        status, output = run_quietly([*command, *(f"-D{o}" for o in options)], self.tree)
+        status, output = run_quietly([*command, *(f"-D{o}" for o in options)], self.tree, BUILD_S)
         if status != 0:
             raise Unusable(f"cmake: {output[-2000:]}")
         library = self.tree / "python" / "my_llm_ffi" / "lib" / LIBRARY
@@ -97,7 +99,7 @@ class Workshop:
         """The library and the executables among ``tests``."""
         native = sorted({t[len(NATIVE) :] for t in tests if t.startswith(NATIVE)})
         command = ["cmake", "--build", str(self.build), "-j", str(self.jobs), "--target"]
-        status, output = run_quietly([*command, "my_llm_ffi", *native], self.tree)
+        status, output = run_quietly([*command, "my_llm_ffi", *native], self.tree, BUILD_S)
         if status != 0:
             errors = [
                 line
@@ -113,7 +115,7 @@ class Workshop:
             env["MY_LLM_FFI_CPU"] = cpu
         tests = sorted(set(tests))
         for test in (t[len(NATIVE) :] for t in tests if t.startswith(NATIVE)):
-            status, output = run_quietly([self.build / test], self.tree, **env)
+            status, output = run_quietly([self.build / test], self.tree, TESTS_S, **env)
             if status != 0:
                 return f"{test}: {(output.strip().splitlines() or [f'status {status}'])[-1]}"
         in_python = [t for t in tests if not t.startswith(NATIVE)]
@@ -121,7 +123,7 @@ class Workshop:
 
     def _pytest(self, tests: list[str], env: dict[str, str]) -> str | None:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        status, output = run_quietly(command, self.tree, **env)
+        status, output = run_quietly(command, self.tree, TESTS_S, **env)
         if status == 0:
             return None
         failed = [line for line in output.splitlines() if line.startswith("FAILED ")]
