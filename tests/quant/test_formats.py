@@ -20,7 +20,7 @@ def dequantize(weight: np.ndarray, format: str) -> np.ndarray:
     """The op, with an output of the right shape."""
     block, block_bytes = gguf.GGML_QUANT_SIZES[Type[format]]
     out = np.full((weight.shape[0], weight.shape[1] // block_bytes * block), np.nan, np.float32)
-    _ffi_api.dequantize(out, weight, format)
+    _ffi_api.dequantize(weight, out, format)
     return out
 
 
@@ -80,13 +80,13 @@ def test_float_formats_take_any_cols(format: str, cols: int) -> None:
 
 
 def test_rejects_an_unknown_format() -> None:
-    with pytest.raises(ValueError, match=r"dequantize: format is 'Q9_9', expected one of F32, F16"):
-        _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 34), np.uint8), "Q9_9")
+    with pytest.raises(ValueError, match="dequantize: format is \"Q9_9\", expected one of 'F32'"):
+        _ffi_api.dequantize(np.zeros((1, 34), np.uint8), np.zeros((1, 32), np.float32), "Q9_9")
 
 
 def test_rejects_a_part_of_a_block() -> None:
     with pytest.raises(ValueError, match=r"rows of 33 bytes, expected a multiple of 34 \(one"):
-        _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 33), np.uint8), "Q8_0")
+        _ffi_api.dequantize(np.zeros((1, 33), np.uint8), np.zeros((1, 32), np.float32), "Q8_0")
 
 
 @pytest.mark.parametrize(
@@ -99,17 +99,17 @@ def test_rejects_a_part_of_a_block() -> None:
 )
 def test_rejects_a_wrong_output_shape(out: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _ffi_api.dequantize(np.zeros(out, np.float32), np.zeros((1, 34), np.uint8), "Q8_0")
+        _ffi_api.dequantize(np.zeros((1, 34), np.uint8), np.zeros(out, np.float32), "Q8_0")
 
 
 def test_rejects_wrong_dtypes() -> None:
     with pytest.raises(TypeError, match="out is float64, expected float32"):
-        _ffi_api.dequantize(np.zeros((1, 32)), np.zeros((1, 34), np.uint8), "Q8_0")
+        _ffi_api.dequantize(np.zeros((1, 34), np.uint8), np.zeros((1, 32)), "Q8_0")
     with pytest.raises(TypeError, match="weight is int8, expected uint8"):
-        _ffi_api.dequantize(np.zeros((1, 32), np.float32), np.zeros((1, 34), np.int8), "Q8_0")
+        _ffi_api.dequantize(np.zeros((1, 34), np.int8), np.zeros((1, 32), np.float32), "Q8_0")
 
 
 def test_rejects_a_strided_weight() -> None:
     with pytest.raises(ValueError, match="weight must be contiguous"):
         weight = np.zeros((2, 68), np.uint8)[:, :34]
-        _ffi_api.dequantize(np.zeros((2, 32), np.float32), weight, "Q8_0")
+        _ffi_api.dequantize(weight, np.zeros((2, 32), np.float32), "Q8_0")

@@ -1,0 +1,247 @@
+"""Declarations of ops: what is read back, what it agrees with, what is made from it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm_ffi
+from reference.op_samples import SAMPLES
+
+import my_llm_ffi as llm
+from my_llm_ffi import arrays, declaration, render
+from my_llm_ffi.declaration import REQUIRED, parse
+
+ROOT = Path(__file__).parents[1]
+NAMES = declaration.op_names()
+
+
+@pytest.fixture(params=NAMES)
+def op(request):
+    return declaration.load(request.param)
+
+
+# ---- every op -----------------------------------------------------------------------------------
+
+
+def test_every_op_has_a_sample_and_every_sample_an_op():
+    assert set(SAMPLES) == set(NAMES)
+
+
+def test_the_signature_agrees_with_the_cpp_type(op):
+    assert declaration.actual_schema(op) == declaration.expected_schema(op)
+
+
+def test_a_signature_that_disagrees_is_refused(op):
+    extended = op.signature.replace(") ->", ", *, more: float = 1.0) ->", 1)
+    if op.attributes:
+        extended = op.signature.replace("*,", "*, more: float = 1.0,", 1)
+    lie = parse(op.name, extended)
+    assert declaration.expected_schema(lie) != declaration.actual_schema(op)
+
+
+def test_every_argument_is_documented(op):
+    head, texts = render.split_doc(op)
+    arguments = {t.name for t in op.inputs} | {a.name for a in op.attributes}
+    assert arguments <= set(texts), f"no text for {arguments - set(texts)}"
+    assert head.splitlines()[0].endswith("."), "the first line is a sentence"
+    assert all(text.endswith(".") for text in texts.values())
+
+
+def test_the_function_has_the_declared_signature(op):
+    function = getattr(llm.ops, op.name)
+    parameters = inspect.signature(function).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keyword = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert positional == [t.name for t in op.inputs]
+    assert keyword == [a.name for a in op.attributes] + ["out"] * bool(op.outputs)
+    for a in op.attributes:
+        expected = inspect.Parameter.empty if a.default is REQUIRED else a.default
+        assert parameters[a.name].default == expected
+    assert function.__doc__.startswith(render.split_doc(op)[0].splitlines()[0])
+    assert "Raises:" in function.__doc__
+
+
+def test_inference_agrees_with_what_the_op_accepts(op):
+    """The outputs that are allocated from the declaration pass the native checks, and are used."""
+    tensors, options = SAMPLES[op.name]()
+    shapes = [None if t is None else t.shape for t in tensors]
+    dtypes = [None if t is None else t.dtype.name for t in tensors]
+    made = op.infer(shapes, dtypes, options)
+    result = getattr(llm.ops, op.name)(*tensors, **options)
+    results = [] if result is None else list(result) if isinstance(result, tuple) else [result]
+    assert [(r.shape, r.dtype.name) for r in results] == made
+
+
+def test_outputs_of_tvm_ffi_tensors_are_tvm_ffi_tensors(op):
+    tensors, options = SAMPLES[op.name]()
+    ours = [None if t is None else tvm_ffi.from_dlpack(t) for t in tensors]
+    result = getattr(llm.ops, op.name)(*ours, **options)
+    expected = getattr(llm.ops, op.name)(*SAMPLES[op.name]()[0], **options)
+    if len(op.outputs) == 1:
+        result, expected = (result,), (expected,)
+    for mine, theirs in zip(result or (), expected or ()):
+        assert isinstance(mine, tvm_ffi.Tensor)
+        np.testing.assert_array_equal(np.from_dlpack(mine), theirs)
+
+
+def test_an_int_array_no_array_and_none_are_refused_by_name(op):
+    tensors, options = SAMPLES[op.name]()
+    function = getattr(llm.ops, op.name)
+    first = op.inputs[0].name
+    for bad in (None, "x", [1.0, 2.0], 3):
+        with pytest.raises(TypeError, match=f"{op.name}: {first} is .*expected an array"):
+            function(bad, *tensors[1:], **options)
+    with pytest.raises(TypeError, match=f"{op.name}: {first} is complex64, expected"):
+        function(tensors[0].astype(np.complex64), *tensors[1:], **options)
+
+
+def test_a_view_with_strides_is_refused_by_name(op):
+    tensors, options = SAMPLES[op.name]()
+    for i, tensor in enumerate(op.inputs):
+        if tensors[i] is None or tensors[i].size < 2:
+            continue
+        wide = np.repeat(tensors[i], 2, axis=-1)[..., ::2]
+        given = [*tensors[:i], wide, *tensors[i + 1 :]]
+        with pytest.raises(ValueError, match=f"{tensor.name} must be contiguous"):
+            getattr(llm.ops, op.name)(*given, **options)
+
+
+def test_a_read_only_array_is_refused(op):
+    tensors, options = SAMPLES[op.name]()
+    tensors[0].flags.writeable = False
+    with pytest.raises(BufferError):
+        getattr(llm.ops, op.name)(*tensors, **options)
+
+
+def test_too_many_dimensions_are_refused_by_name(op):
+    tensors, options = SAMPLES[op.name]()
+    for i, tensor in enumerate(op.inputs):
+        if tensors[i] is None:
+            continue
+        extra = tensors[i][..., None] if tensor.dims[0].startswith("*") else tensors[i][None]
+        given = [*tensors[:i], np.ascontiguousarray(extra), *tensors[i + 1 :]]
+        if tensor.dims[0].startswith("*") and len(op.inputs) == 1:
+            continue  # any rank will do
+        with pytest.raises(ValueError, match=rf"{op.name}: \w+ has shape .*expected"):
+            getattr(llm.ops, op.name)(*given, **options)
+
+
+def test_an_attribute_of_the_wrong_type_is_refused_by_name(op):
+    tensors, options = SAMPLES[op.name]()
+    for a in op.attributes:
+        wrong = object()
+        with pytest.raises((TypeError, ValueError), match=f"{op.name}: {a.name} is "):
+            getattr(llm.ops, op.name)(*tensors, **{**options, a.name: wrong})
+
+
+# ---- files and the command ----------------------------------------------------------------------
+
+
+def test_generated_files_are_up_to_date():
+    command = [sys.executable, str(ROOT / "scripts" / "generate"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_stub_is_python_and_has_all_ops():
+    stub = ast.parse((ROOT / "python/my_llm_ffi/ops.pyi").read_text("utf-8"))
+    assert [n.name for n in stub.body if isinstance(n, ast.FunctionDef)] == NAMES
+
+
+def test_the_module_prints_a_table():
+    command = [sys.executable, "-W", "error", "-m", "my_llm_ffi.ops"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = result.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["op", *NAMES]
+    assert re.search(r"rms_norm +cpu(?: cuda)? +float32 float16 bfloat16 +\(x: T", result.stdout)
+
+
+def test_dir_and_unknown_names():
+    assert dir(llm.ops) == NAMES
+    with pytest.raises(AttributeError, match="no op 'nope'"):
+        _ = llm.ops.nope
+
+
+# ---- the grammar --------------------------------------------------------------------------------
+
+
+def test_everything_a_signature_can_say():
+    op = parse(
+        "f",
+        "(x: T['*b d', 'f32 f16'], m: Mut['d', 'i32'], o: T['n d', 'like x or u8'] | None = None, "
+        "*, a: float, i: int | None = None, c: Literal['u', 'v'] = 'u') -> "
+        "{'p': T['*b (i or d)', 'may be x'], 'q': T['d//2*3 7', 'i64']}",
+    )
+    x, m, o = op.inputs
+    assert (x.use, x.dims, x.dtypes, x.like) == ("input", ("*b", "d"), ("float32", "float16"), None)
+    assert (m.use, m.dtypes, m.optional) == ("mutable", ("int32",), False)
+    assert (o.like, o.dtypes, o.optional) == ("x", ("uint8",), True)
+    a, i, c = op.attributes
+    assert a.default is REQUIRED
+    assert (i.default, i.optional) == (None, True)
+    assert (c.kind, c.choices, c.default) == ("str", ("u", "v"), "u")
+    p = op.outputs[0]
+    assert (p.dims, p.like, p.may_be) == (("*b", "(i or d)"), "x", ("x",))
+    shapes, dtypes = [(2, 3, 8), (8,), None], ["float16", "int32", None]
+    assert op.infer(shapes, dtypes, {"a": 1.0}) == [((2, 3, 8), "float16"), ((12, 7), "int64")]
+    assert op.infer(shapes, dtypes, {"a": 1.0, "i": 5})[0][0] == (2, 3, 5)
+    with pytest.raises(ValueError, match=r"m has shape \[7\], expected \[d=8 \(from x\)\]"):
+        op.infer([(2, 8), (7,), None], dtypes, {})
+    with pytest.raises(TypeError, match="o is int32, expected one of uint8, float16"):
+        op.infer([(2, 8), (8,), (1, 8)], ["float16", "int32", "int32"], {})
+    with pytest.raises(ValueError, match="c is 'w', expected one of 'u', 'v'"):
+        op.infer(shapes, dtypes, {"c": "w"})
+
+
+@pytest.mark.parametrize("bad", ["", "(x: T['n', 'f32']) -", "(x: float) -> None", "(x:) -> None"])
+def test_what_is_no_signature_is_refused(bad):
+    with pytest.raises(ValueError, match=r"f: bad signature|no type of a tensor"):
+        parse("f", bad)
+
+
+def test_bad_expressions_are_refused():
+    for dim in ("n**2", "f(n)", "n.real"):
+        with pytest.raises(ValueError, match="bad expression"):
+            declaration.evaluate_dims([dim], {"n": 2})
+
+
+def test_out_must_have_as_many_arrays_as_outputs():
+    op = parse("f", "(x: T['n', 'f32']) -> {'p': T['n'], 'q': T['n']}")
+    x = np.zeros(3, np.float32)
+    for bad in (x, (x,), (x, x, x)):
+        with pytest.raises(ValueError, match="f: out must be a tuple of 2: p, q"):
+            arrays.allocate(op, [x], {}, bad)
+
+
+def test_outputs_of_other_frameworks_must_be_given():
+    class Foreign:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+        @property
+        def shape(self):
+            return self.array.shape
+
+        @property
+        def dtype(self):
+            return self.array.dtype
+
+    x, weight = np.ones((2, 8), np.float32), np.ones(8, np.float32)
+    with pytest.raises(TypeError, match=r"rms_norm: cannot allocate the output for a .*Foreign"):
+        llm.ops.rms_norm(Foreign(x), weight)
+    out = np.zeros_like(x)
+    assert llm.ops.rms_norm(Foreign(x), weight, out=out) is out
+    assert (out > 0.9).all()
