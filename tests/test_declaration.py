@@ -198,7 +198,7 @@ def test_everything_a_signature_can_say():
         op.infer([(2, 8), (7,), None], dtypes, {})
     with pytest.raises(TypeError, match="o is int32, expected one of uint8, float16"):
         op.infer([(2, 8), (8,), (1, 8)], ["float16", "int32", "int32"], {})
-    with pytest.raises(ValueError, match="c is 'w', expected one of 'u', 'v'"):
+    with pytest.raises(ValueError, match="c is \"w\", expected one of 'u', 'v'"):
         op.infer(shapes, dtypes, {"c": "w"})
 
 

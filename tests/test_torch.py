@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from reference.op_samples import SAMPLES
 import my_llm_ffi as llm
 from my_llm_ffi import declaration
 
+# Without it, setuptools refuses to be imported by the compiler after somebody imported distutils.
+os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 llm_torch = importlib.import_module("my_llm_ffi.torch")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tvm_ffi
@@ -82,50 +82,57 @@ def refuse_gradients(op: str, arrays: Sequence[Any]) -> None:
             )
 
 
-def empty_like(op: str, x: Array) -> Array:
-    """An uninitialized contiguous array like ``x``, from the framework of ``x``.
-
-    Args:
-        op: Name of the op, for the message.
-        x: NumPy, torch or tvm_ffi.
-
-    Returns:
-        An array with the shape, dtype and device of ``x``.
-
-    Raises:
-        TypeError: The framework of ``x`` is none of these.
-    """
-    framework = type(x).__module__.partition(".")[0]
-    if framework == "numpy" or framework == "torch":
-        return sys.modules[framework].empty_like(x)  # type: ignore[no-any-return]
-    return empty(op, x, tuple(x.shape), dtype_name(x))  # type: ignore[attr-defined]
+def _new_numpy(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
+    return sys.modules["numpy"].empty(shape, model.dtype if dtype is None else dtype)
 
 
-def empty(op: str, model: Array, shape: Sequence[int], dtype: str) -> Array:
-    """An uninitialized array on the device and from the framework of ``model``.
+def _new_torch(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
+    if dtype is None:
+        return model.new_empty(shape)
+    return model.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
+
+
+def _new_tvm_ffi(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
+    wanted = model.dtype if dtype is None else tvm_ffi.dtype(dtype)
+    return _ffi_api.empty(tvm_ffi.Shape(tuple(shape)), wanted, model.device)
+
+
+# How to allocate beside an array of a class.
+_makers: dict[type, Callable[[Any, Sequence[int], str | None], Any]] = {
+    tvm_ffi.Tensor: _new_tvm_ffi
+}
+
+
+def new(op: str, model: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
+    """An uninitialized contiguous array on the device and from the framework of ``model``.
 
     Args:
         op: Name of the op, for the message.
         model: NumPy, torch or tvm_ffi.
         shape: Its sizes.
-        dtype: Full name of its dtype.
+        dtype: Full name of its dtype; None for that of ``model``.
 
     Raises:
         TypeError: The framework of ``model`` is none of these.
     """
-    torch = sys.modules.get("torch")
+    make = _makers.get(type(model)) or _find_maker(op, model)
+    return make(model, shape, dtype)  # type: ignore[no-any-return]
+
+
+def _find_maker(op: str, model: Any) -> Callable[[Any, Sequence[int], str | None], Any]:
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(model, torch.Tensor):
-        return model.new_empty(tuple(shape), dtype=getattr(torch, dtype))  # type: ignore[no-any-return]
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(model, numpy.ndarray):
-        return numpy.empty(shape, dtype)  # type: ignore[no-any-return]
-    if isinstance(model, tvm_ffi.Tensor):
-        made = _ffi_api.empty(tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), model.device)
-        return made  # type: ignore[no-any-return]
-    raise TypeError(
-        f"{op}: cannot allocate the output for a {type(model).__module__}."
-        f"{type(model).__qualname__}, expected an array of NumPy, torch or tvm_ffi, or pass out="
-    )
+        make = _new_torch
+    elif numpy is not None and isinstance(model, numpy.ndarray):
+        make = _new_numpy
+    else:
+        raise TypeError(
+            f"{op}: cannot allocate the output for a {type(model).__module__}."
+            f"{type(model).__qualname__}, expected an array of NumPy, torch or tvm_ffi, or pass "
+            "out="
+        )
+    _makers[type(model)] = make
+    return make
 
 
 def dtype_name(array: Any) -> str:
@@ -154,7 +161,7 @@ def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any
     shapes = [None if x is None else tuple(x.shape) for x in inputs]
     dtypes = [None if x is None else dtype_name(x) for x in inputs]
     made = op.infer(shapes, dtypes, attributes)
-    return [empty(op.name, inputs[0], shape, dtype) for shape, dtype in made]
+    return [new(op.name, inputs[0], shape, dtype) for shape, dtype in made]
 
 
 _MISMATCH = re.compile(r"Mismatched type on argument #(\d+) ")

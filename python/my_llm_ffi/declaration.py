@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, Callable
@@ -148,7 +149,7 @@ class Op:
         if attribute.choices and value not in attribute.choices:
             listed = ", ".join(repr(c) for c in attribute.choices)
             raise ValueError(
-                f"{self.name}: {attribute.name} is {value!r}, expected one of {listed}"
+                f'{self.name}: {attribute.name} is "{value}", expected one of {listed}'
             )
         if attribute.kind == "int" and not hasattr(value, "__index__"):
             raise TypeError(
@@ -198,6 +199,7 @@ def output_dtype(out: Tensor, dtype_of: dict[str, str]) -> str:
     return out.dtypes[0]
 
 
+@functools.cache
 def block_of(format: str | None) -> tuple[int, int]:
     """Weights and bytes of one block of a weight format; 1 and 1 for None.
 

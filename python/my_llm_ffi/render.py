@@ -11,7 +11,7 @@ import textwrap
 from typing import Any, Callable
 
 from . import arrays
-from .declaration import REQUIRED, Attribute, Op, Tensor
+from .declaration import REQUIRED, Attribute, Op, Tensor, block_of
 
 WIDTH = 100
 _ERRORS = {
@@ -161,22 +161,61 @@ def _check(op: str, name: str, *, optional: bool = False) -> str:
     return f"    if {given}type({name}) not in _known:\n        {checked}\n"
 
 
+def _size(op: Op, dim: str) -> str:
+    """An expression for a dimension of an output, from the arguments of the function."""
+    names: dict[str, str] = {a.name: a.name for a in op.attributes}
+    if "format" in names:
+        names.update(block="_block_of(format)[0]", block_bytes="_block_of(format)[1]")
+    for tensor in op.inputs:
+        batch = tensor.dims[0].startswith("*")
+        for i, name in enumerate(tensor.dims):
+            after = i - len(tensor.dims)
+            if name.startswith("*"):
+                names.setdefault(name, f"*{tensor.name}.shape[:{after + 1 or None}]")
+            elif not tensor.optional:
+                names.setdefault(name, f"{tensor.name}.shape[{after if batch else i}]")
+    if dim.startswith("*"):
+        return names[dim]
+    return re.sub(r"[A-Za-z_]\w*", lambda m: names.get(m[0], m[0]), dim)
+
+
+def _new(op: Op, out: Tensor) -> str:
+    """An expression that allocates an output."""
+    first = op.inputs[0]
+    if out.dims == first.dims:
+        shape = f"{first.name}.shape"
+    else:
+        shape = f"({''.join(f'{_size(op, dim)}, ' for dim in out.dims)})"
+    dtype = "" if out.like == first.name else f", {out.dtypes[0]!r}"
+    if out.like == first.name and out.dtypes:  # holds bytes of a weight format, or floats
+        dtype = f", {out.dtypes[0]!r} if format is not None else None"
+    return f"_new({op.name!r}, {first.name}, {shape}{dtype})"
+
+
 def _allocation(op: Op) -> str:
-    """Statements that leave an array in each output."""
-    names = [o.name for o in op.outputs]
+    """Statements that leave an array in each output.
+
+    Where a size cannot be had (a rank is wrong, say), the declaration is asked, and says why.
+    """
+    if not op.outputs:
+        return ""
     inputs = "".join(f"{t.name}, " for t in op.inputs)
     options = ", ".join(f"{a.name!r}: {a.name}" for a in op.attributes)
-    call = f"_allocate(_op, ({inputs}), {{{options}}}, "
-    if len(names) != 1:
-        made = f"    {', '.join(names)} = {call}out)\n" if names else ""
-        return made + "".join(_check(op.name, name) for name in names)
-    (out,), first = op.outputs, op.inputs[0]
-    like_first = out.dims == first.dims and out.like == first.name and not out.dtypes
-    made = f"_like({op.name!r}, {first.name})" if like_first else f"{call}None)[0]"
-    return (
-        f"    if out is None:\n        out = {made}\n"
-        f"    elif type(out) not in _known:\n        _check({op.name!r}, 'out', out)\n"
-    )
+    names = ", ".join(o.name for o in op.outputs)
+    made = ", ".join(_new(op, o) for o in op.outputs)
+    slow = f"{names}{',' * (len(op.outputs) == 1)} = _allocate(_op, ({inputs}), {{{options}}}, "
+    lines = [
+        "    if out is None:",
+        "        try:",
+        f"            {names} = {made}",
+        "        except _SIZE_ERRORS:",
+        f"            {slow}None)",
+        "    else:",
+    ]
+    if len(op.outputs) > 1:
+        lines.append(f"        {slow}out)")
+    body = "\n".join(lines) + "\n"
+    return body + textwrap.indent("".join(_check(op.name, o.name) for o in op.outputs), "    ")
 
 
 def source(op: Op) -> str:
@@ -213,7 +252,9 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_known": arrays.known_types,
         "_torch_seen": arrays.torch_seen,
         "_check": arrays.check_array,
-        "_like": arrays.empty_like,
+        "_new": arrays.new,
+        "_block_of": block_of,
+        "_SIZE_ERRORS": (AttributeError, IndexError, RuntimeError, TypeError, ValueError),
         "_allocate": arrays.allocate,
         "_explain": arrays.explain,
         "_refuse_gradients": arrays.refuse_gradients,

@@ -58,7 +58,7 @@ def test_nothing(shape):
 W = np.zeros((4, 68), np.uint8)
 
 REJECTED = {
-    "unknown format": ((W,), {"format": "Q9_9"}, ValueError, "format is 'Q9_9', expected one of"),
+    "unknown format": ((W,), {"format": "Q9_9"}, ValueError, 'format is "Q9_9", expected one of'),
     "part of a block": (
         (W[:, :67].copy(),),
         {"format": "Q8_0"},

@@ -138,7 +138,7 @@ REJECTED = {
     "id into an empty table": ((TABLE[:0], IDS), {}, IndexError, r"ids\[0, 0\] is 3"),
     "id of an empty row": ((TABLE[:, :0].copy(), with_id(40)), {}, IndexError, "is 40"),
     "no format": ((BYTES, IDS), {}, ValueError, "table is uint8, expected format= one of F32, F16"),
-    "unknown format": ((BYTES, IDS), {"format": "Q9_9"}, ValueError, "format is 'Q9_9'"),
+    "unknown format": ((BYTES, IDS), {"format": "Q9_9"}, ValueError, 'format is "Q9_9"'),
     "format of a float table": (
         (TABLE, IDS),
         {**Q8, "out": np.empty((2, 3, 64), np.float32)},

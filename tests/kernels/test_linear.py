@@ -202,7 +202,7 @@ REJECTED = {
         r"weight has rows of 67 bytes, expected a multiple of 34 \(one block of Q8_0\)",
     ),
     "no format": ((X, Q), {}, ValueError, "weight is uint8, expected format= one of F32, F16"),
-    "unknown format": ((X, Q), {"format": "Q9_9"}, ValueError, "format is 'Q9_9', expected one of"),
+    "unknown format": ((X, Q), {"format": "Q9_9"}, ValueError, 'format is "Q9_9", expected one of'),
     "format of a float weight": (
         (X, W),
         {"format": "Q8_0", "out": np.empty((4, 20), np.float32)},

@@ -330,7 +330,12 @@ MASK_REJECTED = {
         r"mask_rows\[1\] is 2, expected a row of bitmask, or -1 for none",
     ),
     "mask row below": ("mask_rows", np.array([-2, 0], np.int32), ValueError, r"mask_rows\[0\]"),
-    "number of mask rows": ("mask_rows", np.zeros(3, np.int32), ValueError, r"r=2 \(from logits\)"),
+    "number of mask rows": (
+        "mask_rows",
+        np.zeros(3, np.int32),
+        ValueError,
+        r"rows=2 \(from logits\)",
+    ),
     "dtype of mask rows": ("mask_rows", np.zeros(2, np.int64), TypeError, "mask_rows is int64"),
     "rows of bitmask": ("mask_rows", None, ValueError, "bitmask has 3 rows, expected 2"),
 }
@@ -339,11 +344,11 @@ SCALE_REJECTED = {
     "negative temperature": ("temperature", two(-1), ValueError, r"temperature\[1\] is -1"),
     "temperature of NaN": ("temperature", two(NAN), ValueError, "temperature.* is nan, expected"),
     "temperature of inf": ("temperature", two(INF), ValueError, "temperature"),
-    "rows of temperature": ("temperature", np.ones(3, np.float32), ValueError, "r=2"),
+    "rows of temperature": ("temperature", np.ones(3, np.float32), ValueError, "rows=2"),
     "dtype of temperature": ("temperature", np.ones(2), TypeError, "temperature is float64"),
     "positive ln_min_p": ("ln_min_p", two(0.1), ValueError, r"ln_min_p\[1\] is 0.1, expected 0 or"),
     "ln_min_p of NaN": ("ln_min_p", two(NAN), ValueError, "ln_min_p"),
-    "rows of ln_min_p": ("ln_min_p", np.zeros(1, np.float32), ValueError, "r=2"),
+    "rows of ln_min_p": ("ln_min_p", np.zeros(1, np.float32), ValueError, "rows=2"),
 }
 
 

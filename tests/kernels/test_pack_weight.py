@@ -69,7 +69,7 @@ def test_out_is_filled_and_returned():
 W = np.zeros((17, 68), np.uint8)
 
 REJECTED = {
-    "unknown format": ((W,), {"format": "Q9_9"}, ValueError, "format is 'Q9_9', expected one of"),
+    "unknown format": ((W,), {"format": "Q9_9"}, ValueError, 'format is "Q9_9", expected one of'),
     "part of a block": (
         (W[:, :67].copy(),),
         {"format": "Q8_0"},

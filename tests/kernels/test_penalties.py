@@ -117,7 +117,7 @@ REJECTED = {
     "strides": ("logits", np.zeros((2, 16), np.float32)[:, ::2], ValueError, "contiguous"),
     "read-only": ("logits", np.broadcast_to(np.float32(0), (2, 8)), BufferError, "readonly"),
     "dtype of tokens": ("tokens", np.zeros((2, 4), np.int64), TypeError, "tokens is int64"),
-    "rows of tokens": ("tokens", np.zeros((3, 4), np.int32), ValueError, r"r=2 \(from logits\)"),
+    "rows of tokens": ("tokens", np.zeros((3, 4), np.int32), ValueError, r"rows=2 \(from"),
     "token beyond": (
         "tokens",
         np.array([[0, 8]] * 2, np.int32),
@@ -125,7 +125,12 @@ REJECTED = {
         r"tokens\[1\] is 8, expected a token of logits",
     ),
     "token below": ("tokens", np.array([[0, -2]] * 2, np.int32), ValueError, r"tokens\[1\] is -2"),
-    "rows of repetition": ("repetition", np.ones(3, np.float32), ValueError, r"r=2 \(from logits"),
+    "rows of repetition": (
+        "repetition",
+        np.ones(3, np.float32),
+        ValueError,
+        r"rows=2 \(from",
+    ),
     "dtype of presence": ("presence", np.ones(2), TypeError, "presence is float64"),
     "repetition of 0": ("repetition", two(0), ValueError, r"repetition\[1\] is 0, expected a fin"),
     "negative repetition": ("repetition", two(-1), ValueError, "repetition"),
