@@ -63,8 +63,8 @@ MLF_INLINE F32 Log(F32 x) {
   });
 }
 
-/// 2^x for x below 127.5 to 2 ulp; 0 below −126.5 (so −inf gives 0 exactly); NaN propagates. Half the
-/// work of Exp.
+/// 2^x for x below 127.5 to 2 ulp; 0 below −126.5 (so −inf gives 0 exactly); NaN propagates. Half
+/// the work of Exp.
 MLF_INLINE F32 Exp2(F32 x) {
   const F32 bounded = Max(Set(-127.f), x);
   // Rounds to whole numbers n; the low bits are n + 127, the exponent of 2^n, 0 for n = −127.

@@ -25,6 +25,14 @@ MLF_INLINE void ForLanes(int64_t n, Fn fn) {
   if (rest != 0) fn(i, kChains - 1, rest);
 }
 
+/// Asks for what comes `ahead` elements after p, beyond the end of an array too: while one row is
+/// computed the next one travels, and a walk goes on where a page ends, as hardware does not.
+template <typename T>
+MLF_INLINE void Prefetch(const T* p, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) +
+                                                   static_cast<uintptr_t>(ahead) * sizeof(T)));
+}
+
 template <typename T>
 MLF_INLINE F32 LoadCount(const T* p, int count) {
   return count == kLanes ? Load(p) : LoadPartial(p, count);

@@ -35,9 +35,13 @@ MLF_INLINE F32 GeluTanh(F32 x) {
   return bounded / (Set(1.f) + Exp2(bounded * slope));
 }
 
+constexpr int64_t kAhead = 1024;  // elements
+
 template <typename T, typename Fn>
 MLF_INLINE void MulRow(T* out, const T* gate, const T* up, int64_t n, Fn activation) {
   ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+    Prefetch(gate + i, kAhead);
+    Prefetch(up + i, kAhead);
     const F32 v = activation(LoadCount(gate + i, count)) * LoadCount(up + i, count);
     StoreCount(out + i, v, count);
   });

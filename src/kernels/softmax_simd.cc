@@ -37,6 +37,7 @@ MLF_INLINE SoftmaxPart Part(float* e, const T* x, int64_t n, Scores scores) {
   const F32 max = Set(largest);
   F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
+    Prefetch(x + i, n);
     const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scale, cap, max));
     if constexpr (kStore) StoreCount(e + i, v, count);
     sum[chain] = sum[chain] + Keep(v, count, 0.f);
