@@ -137,9 +137,13 @@ def paged_attention(s: Sequences, dtype: torch.dtype) -> Case:
 
 
 def kv_append(tokens: int, dtype: torch.dtype) -> Case:
-    """Into pages in no order; torch writes whole entries, in the layout that suits it."""
-    pages = max(64, tokens // PAGE)
-    slots = torch.randperm(pages * PAGE)[:tokens]
+    """Into pages in no order, each of another sequence; a prompt fills them one after another.
+
+    torch writes whole entries, in the layout that suits it.
+    """
+    pages = 64
+    slots = torch.randperm(pages)[:, None] * PAGE + torch.arange(PAGE)
+    slots = (slots if tokens >= PAGE else slots.t()).reshape(-1)[:tokens].contiguous()
     k, v = (torch.randn(tokens, KV_HEADS, DIM).to(dtype) for _ in range(2))
     k_pages = torch.zeros(pages, KV_HEADS, DIM, PAGE, dtype=dtype)
     v_pages = torch.zeros(pages, KV_HEADS, PAGE, DIM, dtype=dtype)

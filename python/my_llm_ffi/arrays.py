@@ -87,6 +87,8 @@ def _new_numpy(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
 
 
 def _new_torch(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
+    if dtype is None and shape == model.shape:
+        return sys.modules["torch"].empty_like(model)  # less than half the time of new_empty
     if dtype is None:
         return model.new_empty(shape)
     return model.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))

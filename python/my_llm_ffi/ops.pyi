@@ -676,10 +676,10 @@ def sample(
     In each row the logits are divided by the temperature; then `top_k` keeps the k best tokens,
     `top_p` the fewest best ones whose share of what top_k left reaches it (Holtzman et al.,
     arXiv:1904.09751), and `min_p` those at least min_p times as probable as the best one (Nguyen et
-    al., arXiv:2407.01082). Of what is left, in falling order of probability, the token is drawn at
-    which the sum of the probabilities exceeds `uniform`: one number always gives the same token,
-    whatever stands in other rows and on any number of threads. Equals are ordered by id, the lowest
-    first.
+    al., arXiv:2407.01082). Of what is left the token is drawn at which the sum of the probabilities
+    exceeds `uniform`, in falling order of probability where top_k or top_p ranks the row (equals by
+    id, the lowest first), in the order of ids where not. One number always gives the same token,
+    whatever stands in other rows and on any number of threads.
 
     NaN counts as -inf; logits of +inf share all the probability. A row without a logit above -inf
     gives id -1 and log-probability -inf. ``logprobs`` are those of ``log_softmax(logits)`` as

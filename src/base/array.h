@@ -5,6 +5,8 @@
 
 #include <cassert>
 #include <initializer_list>
+#include <sstream>
+#include <string>
 
 #include "base/dtype.h"
 
@@ -61,6 +63,15 @@ class ArrayView {
   int64_t shape_[kMaxDims] = {};
   int64_t strides_[kMaxDims] = {};
 };
+
+/// "[2, 3]" for messages.
+inline std::string ShapeString(const TensorView& t) {
+  std::ostringstream os;
+  os << '[';
+  for (int i = 0; i < t.ndim(); ++i) os << (i ? ", " : "") << t.shape()[i];
+  os << ']';
+  return os.str();
+}
 
 /// Data of a view as T, for kernels: the dtype has been checked by the op or fixed by the model
 /// path.

@@ -10,14 +10,6 @@
 namespace mlf {
 namespace {
 
-std::string ShapeString(const TensorView& t) {
-  std::ostringstream os;
-  os << '[';
-  for (int i = 0; i < t.ndim(); ++i) os << (i ? ", " : "") << t.shape()[i];
-  os << ']';
-  return os.str();
-}
-
 /// Bytes of a contiguous tensor: [begin, end).
 struct ByteRange {
   const char* begin;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <type_traits>
 
 #include "base/dtype.h"
@@ -133,6 +134,60 @@ int32_t Draw(Ranking& ranking, float max, int64_t n, double all, const SampleOpt
   return ranking.Exceed(o.uniform * end.mass).id;
 }
 
+/// Where nothing ranks the tokens they stay in the order of their ids, and nothing is sorted: sums
+/// of blocks, then of parts of the one block, then single weights.
+class DrawById {
+ public:
+  DrawById(const float* x, int64_t n, float max, const SampleOptions& o)
+      : x_(x), n_(n), max_(max), temperature_(o.temperature), least_(-kInf) {
+    if (o.min_p > 0) least_ = LeastOf(max, o);
+  }
+
+  int32_t operator()(float uniform, RowBlocks blocks) const {
+    std::vector<double> masses(RowBlockCount(n_));
+    blocks.For(n_,
+               [&](int64_t b, int64_t begin, int64_t count) { masses[b] = Mass(begin, count); });
+    double left = uniform * std::accumulate(masses.begin(), masses.end(), 0.0);
+    const int64_t block = Step(&left, masses.size(), [&](int64_t b) { return masses[b]; });
+    const int64_t begin = block * kRowBlock, count = std::min(kRowBlock, n_ - begin);
+    const int64_t part = Step(&left, (count + kPart - 1) / kPart, [&](int64_t i) {
+      return Mass(begin + i * kPart, std::min(kPart, count - i * kPart));
+    });
+    const int64_t first = begin + part * kPart;
+    return static_cast<int32_t>(first + Step(&left, std::min(kPart, n_ - first),
+                                             [&](int64_t i) { return Mass(first + i, 1); }));
+  }
+
+ private:
+  static constexpr int64_t kPart = 512;
+
+  double Mass(int64_t begin, int64_t count) const {
+    return MassOf(x_ + begin, count, max_, temperature_, least_, RowBlocks{false});
+  }
+
+  /// The first of `count` pieces whose mass exceeds what is left, which falls by those before it;
+  /// the last piece with any mass where rounding leaves none.
+  template <typename MassOfPiece>
+  static int64_t Step(double* left, int64_t count, MassOfPiece mass_of) {
+    int64_t last = 0;
+    double before = 0, at_last = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const double mass = mass_of(i);
+      if (mass <= 0) continue;
+      last = i;
+      at_last = before;
+      if (before + mass > *left) break;
+      before += mass;
+    }
+    *left -= at_last;
+    return last;
+  }
+
+  const float* x_;
+  int64_t n_;
+  float max_, temperature_, least_;
+};
+
 Drawn SampleRow(const float* x, int64_t n, const SampleOptions& o, RowBlocks blocks) {
   const GroupPeaks peaks(x, n);
   const float max = peaks.max();
@@ -142,6 +197,8 @@ Drawn SampleRow(const float* x, int64_t n, const SampleOptions& o, RowBlocks blo
   int32_t id;
   if (o.temperature == 0) {
     id = peaks.Best();
+  } else if (!cut && o.top_p == 1) {
+    id = DrawById(x, n, max, o)(o.uniform, blocks);
   } else {
     Ranking ranking(x, n, peaks, o.temperature, cut ? o.top_k : kUsualPlaces, blocks);
     const double scaled = cut || o.temperature == 1 ? mass : ranking.Mass(-kInf);
@@ -209,9 +266,10 @@ const Op kSample{
 In each row the logits are divided by the temperature; then `top_k` keeps the k best tokens, `top_p`
 the fewest best ones whose share of what top_k left reaches it (Holtzman et al., arXiv:1904.09751),
 and `min_p` those at least min_p times as probable as the best one (Nguyen et al.,
-arXiv:2407.01082). Of what is left, in falling order of probability, the token is drawn at which the
-sum of the probabilities exceeds `uniform`: one number always gives the same token, whatever stands
-in other rows and on any number of threads. Equals are ordered by id, the lowest first.
+arXiv:2407.01082). Of what is left the token is drawn at which the sum of the probabilities exceeds
+`uniform`, in falling order of probability where top_k or top_p ranks the row (equals by id, the
+lowest first), in the order of ids where not. One number always gives the same token, whatever
+stands in other rows and on any number of threads.
 
 NaN counts as -inf; logits of +inf share all the probability. A row without a logit above -inf gives
 id -1 and log-probability -inf. ``logprobs`` are those of ``log_softmax(logits)`` as given, before
