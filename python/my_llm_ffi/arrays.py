@@ -89,9 +89,9 @@ def _new_numpy(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
 def _new_torch(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
     if dtype is None and shape == model.shape:
         return sys.modules["torch"].empty_like(model)  # less than half the time of new_empty
-    if dtype is None:
-        return model.new_empty(shape)
-    return model.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
+    options = {} if dtype is None else {"dtype": getattr(sys.modules["torch"], dtype)}
+    # Sizes one by one: parsing a tuple takes torch longer than allocating.
+    return model.new_empty(*shape, **options) if shape else model.new_empty((), **options)
 
 
 def _new_tvm_ffi(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
