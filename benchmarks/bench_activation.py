@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -10,27 +11,27 @@ import torch.nn.functional as F
 
 from my_llm_ffi import ops
 
-from .harness import DTYPES, Case, moves, name, row_counts
+from .harness import DTYPES, Case, moves, name, reusing, row_counts
 from .machine import Machine
 
 WIDTH = 8192
 
-Gated = Callable[[torch.Tensor, torch.Tensor], Any]
+Gated = Callable[..., Any]
 
 
-def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def silu_mul(gate: torch.Tensor, up: torch.Tensor, *, out: Any = None) -> torch.Tensor:
     """What is written where there is no fused one."""
-    return F.silu(gate) * up
+    return torch.mul(F.silu(gate), up, out=out)
 
 
-def gelu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def gelu_mul(gate: torch.Tensor, up: torch.Tensor, *, out: Any = None) -> torch.Tensor:
     """By the error function."""
-    return F.gelu(gate) * up
+    return torch.mul(F.gelu(gate), up, out=out)
 
 
-def gelu_tanh_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def gelu_tanh_mul(gate: torch.Tensor, up: torch.Tensor, *, out: Any = None) -> torch.Tensor:
     """By its approximation with tanh."""
-    return F.gelu(gate, approximate="tanh") * up
+    return torch.mul(F.gelu(gate, approximate="tanh"), up, out=out)
 
 
 def gated(op: str, ours: Gated, theirs: Gated, rows: int, dtype: torch.dtype, **asked: Any) -> Case:
@@ -40,8 +41,8 @@ def gated(op: str, ours: Gated, theirs: Gated, rows: int, dtype: torch.dtype, **
         op=op,
         shape=f"{rows}x{WIDTH}",
         dtype=name(dtype),
-        ours=lambda: ours(gate, up),
-        theirs=lambda: theirs(gate, up),
+        ours=reusing(ours, gate, up),
+        theirs=reusing(theirs, gate, up),
         work=moves(reads=[gate, up], writes=[torch.empty_like(up)]),
         **asked,
     )
@@ -54,7 +55,7 @@ def cases(machine: Machine) -> Iterator[Case]:
         ("gelu_mul", ops.gelu_mul, gelu_mul, 1.3),
         (
             "gelu_mul tanh",
-            lambda gate, up: ops.gelu_mul(gate, up, approximate="tanh"),
+            functools.partial(ops.gelu_mul, approximate="tanh"),
             gelu_tanh_mul,
             1.3,
         ),

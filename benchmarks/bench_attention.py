@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from my_llm_ffi import ops
 
-from .harness import DTYPES, OF_LIMIT, ROWS, TOLERANCE, Case, Work, compare, name
+from .harness import DTYPES, OF_LIMIT, ROWS, TOLERANCE, Case, Work, compare, name, reusing
 from .machine import Machine
 
 HEADS, KV_HEADS, DIM = 32, 8, 128
@@ -99,7 +99,7 @@ def attention(s: Sequences, dtype: torch.dtype) -> Case:
         op="attention",
         shape=str(s),
         dtype=name(dtype),
-        ours=lambda: ops.attention(t.q, t.k, t.v, **several),
+        ours=reusing(ops.attention, t.q, t.k, t.v, **several),
         theirs=t.theirs,
         work=s.work(dtype),
         check=t.check,
@@ -126,8 +126,9 @@ def paged_attention(s: Sequences, dtype: torch.dtype) -> Case:
         op="paged_attention",
         shape=str(s),
         dtype=name(dtype),
-        ours=lambda: ops.paged_attention(
-            t.q, k_pages, v_pages, positions, table, token_row, token_position
+        ours=reusing(
+            ops.paged_attention,
+            *(t.q, k_pages, v_pages, positions, table, token_row, token_position),
         ),
         theirs=t.theirs,
         work=s.work(dtype),

@@ -10,7 +10,7 @@ import torch
 from my_llm_ffi import ops
 
 from . import blocks
-from .harness import Case, compare, moves, row_counts
+from .harness import Case, compare, moves, reusing, row_counts
 from .machine import Machine
 
 COLS = 4096
@@ -23,7 +23,7 @@ def dequantize(format: str, rows: int, **asked: Any) -> Case:
         op=f"dequantize {format}",
         shape=f"{rows}x{COLS}",
         dtype="float32",
-        ours=lambda: ops.dequantize(weight, format=format),
+        ours=reusing(ops.dequantize, weight, format=format),
         theirs=lambda: blocks.dequantize(weight, format),
         work=moves(reads=[weight], writes=[torch.empty(rows, COLS)]),
         **{"ratio": 1.3, **asked},
@@ -45,7 +45,7 @@ def quantize_q8_0(rows: int, **asked: Any) -> Case:
         op="quantize_q8_0",
         shape=f"{rows}x{COLS}",
         dtype="float32",
-        ours=lambda: ops.quantize_q8_0(x),
+        ours=reusing(ops.quantize_q8_0, x),
         theirs=lambda: blocks.quantize_q8_0(x),
         work=moves(reads=[x], writes=[weight]),
         check=check,
@@ -58,9 +58,8 @@ def pack_weight(format: str, rows: int, **asked: Any) -> Case:
     weight = blocks.random_weight(format, rows, COLS)
     x = torch.randn(2, COLS)
 
-    def theirs() -> torch.Tensor:
-        groups = weight.view(rows // 16, 16, COLS // 32, blocks.BLOCK_BYTES[format])
-        return groups.transpose(1, 2).contiguous()
+    groups = weight.view(rows // 16, 16, COLS // 32, blocks.BLOCK_BYTES[format]).transpose(1, 2)
+    out = torch.empty_like(groups, memory_format=torch.contiguous_format)
 
     def check(ours: torch.Tensor, _: torch.Tensor) -> None:
         packed = ops.linear(x, ours, format=format, packed=True, rows=rows)
@@ -72,8 +71,8 @@ def pack_weight(format: str, rows: int, **asked: Any) -> Case:
         op=f"pack_weight {format}",
         shape=f"{rows}x{COLS}",
         dtype="uint8",
-        ours=lambda: ops.pack_weight(weight, format=format),
-        theirs=theirs,
+        ours=reusing(ops.pack_weight, weight, format=format),
+        theirs=lambda: out.copy_(groups),
         work=moves(reads=[weight], writes=[torch.empty_like(weight)]),
         check=check,
         **{"ratio": 1.3, **asked},

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from my_llm_ffi import ops
 
 from . import blocks
-from .harness import DTYPES, Case, Work, name, row_counts
+from .harness import DTYPES, Case, Work, name, reusing, row_counts
 from .machine import Machine
 
 VOCABULARY, HIDDEN = 49152, 2048
@@ -25,8 +24,8 @@ def lookup(table: torch.Tensor, rows: int, **asked: Any) -> Case:
         op="embedding_lookup",
         shape=f"{rows} of {VOCABULARY}x{HIDDEN}",
         dtype=name(table.dtype),
-        ours=lambda: ops.embedding_lookup(table, ids),
-        theirs=lambda: F.embedding(ids, table),
+        ours=reusing(ops.embedding_lookup, table, ids),
+        theirs=reusing(torch.index_select, table, 0, ids),
         work=Work("copy", 2 * rows * row, 2 * rows * row),
         **{"ratio": 1.3, **asked},
     )
@@ -40,7 +39,7 @@ def quantized_lookup(table: torch.Tensor, format: str, rows: int, **asked: Any) 
         op=f"embedding_lookup {format}",
         shape=f"{rows} of {VOCABULARY}x{HIDDEN}",
         dtype="float32",
-        ours=lambda: ops.embedding_lookup(table, ids, format=format),
+        ours=reusing(ops.embedding_lookup, table, ids, format=format),
         theirs=lambda: blocks.dequantize(table[ids], format),
         work=Work("copy", moved, moved),
         **{"ratio": 1.3, **asked},

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from my_llm_ffi import ops
 
 from . import blocks
-from .harness import DTYPES, ROWS, Case, Work, name
+from .harness import DTYPES, ROWS, Case, Work, name, reusing
 from .machine import Machine
 
 COLS = 4096
@@ -33,7 +33,7 @@ def linear(tokens: int, rows: int, dtype: torch.dtype, **asked: Any) -> Case:
         op="linear",
         shape=f"{tokens}x{COLS} -> {rows}",
         dtype=name(dtype),
-        ours=lambda: ops.linear(x, weight),
+        ours=reusing(ops.linear, x, weight),
         theirs=lambda: F.linear(x, weight),
         work=work(tokens, rows, weight.nbytes),
         **asked,
@@ -53,7 +53,7 @@ def quantized(tokens: int, rows: int, format: str, *, packed: bool) -> Case:
         op=f"linear {format}{' packed' if packed else ''}",
         shape=f"{tokens}x{COLS} -> {rows}",
         dtype="float32",
-        ours=lambda: ops.linear(x, weight, **options),
+        ours=reusing(ops.linear, x, weight, **options),
         theirs=lambda: F.linear(x, wide),
         work=Work("read", weight.nbytes, weight.nbytes) if tokens < MANY_ROWS else None,
         tolerance=2e-2,  # activations are rounded to 8 bits

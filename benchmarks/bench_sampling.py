@@ -9,7 +9,18 @@ import torch
 
 from my_llm_ffi import ops
 
-from .harness import DTYPES, OF_LIMIT, ROWS, TOLERANCE, Case, compare, moves, name, take_turns
+from .harness import (
+    DTYPES,
+    OF_LIMIT,
+    ROWS,
+    TOLERANCE,
+    Case,
+    compare,
+    moves,
+    name,
+    reusing,
+    take_turns,
+)
 from .machine import Machine
 
 VOCABULARY = 128256
@@ -185,8 +196,8 @@ def argmax(rows: int, dtype: torch.dtype) -> Case:
         op="argmax",
         shape=f"{rows}x{VOCABULARY}",
         dtype=name(dtype),
-        ours=lambda: ops.argmax(x),
-        theirs=lambda: torch.argmax(x, -1),
+        ours=reusing(ops.argmax, x),
+        theirs=reusing(torch.argmax, x, -1),
         work=moves(reads=[x]),
         ratio=1.3,
         of_limit=OF_LIMIT,
@@ -208,8 +219,8 @@ def top_k(rows: int, dtype: torch.dtype, k: int) -> Case:
         op=f"top_k {k}",
         shape=f"{rows}x{VOCABULARY}",
         dtype=name(dtype),
-        ours=lambda: ops.top_k(x, k=k),
-        theirs=lambda: torch.topk(x, k, -1),
+        ours=reusing(ops.top_k, x, k=k),
+        theirs=reusing(torch.topk, x, k, -1),
         work=moves(reads=[x]),
         ratio=1.3,
         check=check,

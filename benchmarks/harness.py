@@ -234,6 +234,15 @@ def run(case: Case, machine: Machine) -> Result:
     return Result(case, ours, theirs, limit)
 
 
+def reusing(function: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+    """A call that writes where its first one did, as an engine's does: for ops with ``out=``.
+
+    Both sides of a case are given it, where torch's has an ``out=`` too.
+    """
+    out = function(*args, **options)
+    return lambda: function(*args, out=out, **options)
+
+
 def take_turns(*calls: Callable[[], Any]) -> Callable[[], Any]:
     """A call of each in turn: what the first does to its tensors in place, the second undoes."""
     turns = itertools.cycle(calls)
