@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 from pathlib import Path
@@ -140,6 +141,8 @@ def use_model(llm, path: str) -> None:
 def import_everything(llm) -> int:
     """Imports every module of the package; returns how many there are."""
     names = [module.name for module in pkgutil.walk_packages(llm.__path__, "my_llm_ffi.")]
+    if importlib.util.find_spec("torch") is None:
+        names.remove("my_llm_ffi.torch")
     for name in names:
         if not name.endswith("__main__"):
             importlib.import_module(name)

@@ -247,3 +247,20 @@ def test_outputs_of_other_frameworks_must_be_given():
     out = np.zeros_like(x)
     assert llm.ops.rms_norm(Foreign(x), weight, out=out) is out
     assert (out > 0.9).all()
+
+
+def test_arrays_that_cannot_be_shared_are_named():
+    x, weight, out = np.ones((2, 8), np.float32), np.ones(8, np.float32), np.ones((2, 8), "f4")
+    weight.flags.writeable = False
+    with pytest.raises(BufferError, match="rms_norm: weight is a read-only array"):
+        llm.ops.rms_norm(x, weight)
+    with pytest.raises(BufferError, match="rms_norm: x is an array of foreign byte order"):
+        llm.ops.rms_norm(x.astype(">f4"), np.ones(8, np.float32), out=out)
+    with pytest.raises(TypeError, match="softmax: x is a MaskedArray"):
+        llm.ops.softmax(np.ma.masked_array(x, x > 0))
+
+
+def test_numbers_that_do_not_fit_are_named():
+    x = np.ones((2, 8), np.float32)
+    with pytest.raises(OverflowError, match=r"attention: window is .*does not fit 64 bits"):
+        llm.ops.attention(x[:, None], x[:, None], x[:, None], window=2**63)

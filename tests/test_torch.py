@@ -174,3 +174,44 @@ def test_numpy_results_are_the_same_bits():
     weight = weight.astype(np.float32)
     got = OPS.rms_norm(torch.from_numpy(x), torch.from_numpy(weight))
     np.testing.assert_array_equal(got.numpy(), llm.ops.rms_norm(x, weight))
+
+
+def test_what_is_written_in_place_has_a_new_version():
+    bitmask = torch.tensor([[3], [3]], dtype=torch.int32)
+    for apply in (OPS.apply_token_bitmask, llm.ops.apply_token_bitmask):
+        leaf = torch.rand(2, 8, requires_grad=True)
+        hidden = leaf * 1
+        loss = (hidden * hidden).sum()
+        with torch.no_grad():
+            apply(hidden, bitmask)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_an_output_that_requires_grad_is_refused():
+    x, weight = torch.rand(2, 8), torch.rand(8)
+    with pytest.raises(NotImplementedError, match="rms_norm: an input requires grad"):
+        llm.ops.rms_norm(x, weight, out=torch.empty(2, 8, requires_grad=True))
+
+
+def test_negated_views_are_refused_or_right():
+    view = torch.tensor([[1 + 2j, 3 + 4j]]).conj().imag
+    assert view.is_neg()
+    ones = torch.ones(1, 2)
+    view = torch._neg_view(torch.tensor([[2.0, 4.0]]))
+    with pytest.raises(ValueError, match="silu_mul: a tensor is a negated view"):
+        llm.ops.silu_mul(view, ones)
+    torch.testing.assert_close(OPS.silu_mul(view, ones), torch.nn.functional.silu(view * 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: torch.ones(2, 8, device="meta"), "a meta tensor"),
+        (lambda: torch.ones(2, 8).to_sparse(), "a sparse or nested tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2, 8), 1, 0, torch.qint8), "a quantized"),
+    ],
+)
+def test_tensors_without_plain_memory_are_named(make, what):
+    with pytest.raises(Exception, match=f"rms_norm: x is {what}"):
+        llm.ops.rms_norm(make(), torch.ones(8), out=torch.empty(2, 8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tvm_ffi
 
@@ -20,6 +20,7 @@ Array = TypeVar("Array")
 known_types: set[type] = {tvm_ffi.Tensor}
 # Holds the torch module once an op was given one of its tensors.
 torch_seen: list[Any] = []
+_torch_types: set[type] = set()
 
 
 def check_array(op: str, name: str, array: Any) -> None:
@@ -49,6 +50,9 @@ def check_array(op: str, name: str, array: Any) -> None:
     if torch is not None and issubclass(cls, torch.Tensor):
         _check_torch_class(op, name, cls, torch)
         torch_seen[:] = [torch]
+        _torch_types.add(cls)
+    elif framework == "numpy" and cls.__name__ == "MaskedArray":
+        raise TypeError(f"{op}: {name} is a MaskedArray, whose mask no op knows; use .filled()")
     elif not hasattr(cls, "__dlpack__") and not hasattr(cls, "__tvm_ffi_object__"):
         raise TypeError(
             f"{op}: {name} is {cls.__name__}, expected an array (NumPy, torch, tvm_ffi, or "
@@ -66,20 +70,38 @@ def _check_torch_class(op: str, name: str, cls: type, torch: Any) -> None:
         )
 
 
-def refuse_gradients(op: str, arrays: Sequence[Any]) -> None:
-    """Refuses tensors whose gradient torch would silently lose.
+def refuse_gradient(op: str) -> NoReturn:
+    """Raises the error for a tensor whose gradient would be lost in silence."""
+    raise NotImplementedError(
+        f"{op}: an input requires grad, and the op has no derivative; call it under "
+        "torch.no_grad() or give it x.detach()"
+    )
+
+
+def check_torch(op: str, inputs: tuple[Any, ...], written: tuple[Any, ...]) -> None:
+    """Refuses tensors whose memory alone does not say what torch means by them.
+
+    Args:
+        op: Name of the op, for the message.
+        inputs: What is read.
+        written: What is written, in place or as an output; None where it is not given.
 
     Raises:
         NotImplementedError: torch records gradients and one of the arrays requires one.
+        ValueError: A tensor is a lazily negated view.
     """
-    if not torch_seen[0].is_grad_enabled():
-        return
-    for array in arrays:
-        if getattr(array, "requires_grad", False):
-            raise NotImplementedError(
-                f"{op}: an input requires grad, and the op has no derivative; call it under "
-                "torch.no_grad() or give it x.detach()"
-            )
+    torch = torch_seen[0]
+    recording = torch.is_grad_enabled()
+    for array in inputs + written:
+        if type(array) not in _torch_types:
+            continue
+        if array.requires_grad and recording:
+            refuse_gradient(op)
+        if array.is_neg():
+            raise ValueError(f"{op}: a tensor is a negated view, expected x.resolve_neg()")
+    for array in written:
+        if type(array) in _torch_types and not array.is_inference():
+            torch._C._increment_version((array,))  # as torch's own in-place operators do
 
 
 def _new_numpy(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
@@ -169,17 +191,52 @@ def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any
 _MISMATCH = re.compile(r"Mismatched type on argument #(\d+) ")
 
 
-def explain(op: Op, error: TypeError, arguments: Sequence[Any]) -> TypeError:
-    """An error that names an argument where tvm-ffi's own names its position."""
-    match = _MISMATCH.match(str(error))
-    if match is None:
-        return error
-    position = int(match[1])
+def explain(op: Op, error: Exception, arguments: Sequence[Any]) -> Exception:
+    """An error that names an argument where tvm-ffi's or a framework's own does not.
+
+    Args:
+        op: The op that was called.
+        error: What its call raised.
+        arguments: What it was called with.
+    """
     tensors = op.inputs + op.outputs
+    match = _MISMATCH.match(str(error))
+    if match is not None:
+        return _explain_type(op, int(match[1]), arguments)
+    if str(error).startswith(f"{op.name}: "):
+        return error
+    for tensor, array in zip(tensors, arguments):
+        why = _not_shareable(array)
+        if why is not None:
+            return type(error)(f"{op.name}: {tensor.name} is {why}, which cannot be shared")
+    return error
+
+
+def _explain_type(op: Op, position: int, arguments: Sequence[Any]) -> Exception:
+    tensors, value = op.inputs + op.outputs, arguments[position]
     if position < len(tensors):
         name, expected = tensors[position].name, "an array"
     else:
         attribute = op.attributes[position - len(tensors)]
         name, expected = attribute.name, attribute.expected
-    kind = type(arguments[position]).__name__
-    return TypeError(f"{op.name}: {name} is {kind}, expected {expected}")
+        if isinstance(value, int):
+            return OverflowError(f"{op.name}: {name} is {value:.6g}, which does not fit 64 bits")
+    return TypeError(f"{op.name}: {name} is {type(value).__name__}, expected {expected}")
+
+
+def _not_shareable(array: Any) -> str | None:
+    """Why an array's memory cannot cross by DLPack."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(array, torch.Tensor):
+        if array.layout is not torch.strided or array.is_nested:
+            return "a sparse or nested tensor"
+        if array.device.type == "meta" or array.is_quantized:
+            return f"a {'meta' if array.device.type == 'meta' else 'quantized'} tensor"
+        return (
+            "a wrapped tensor" if torch._C._functorch.is_functorch_wrapped_tensor(array) else None
+        )
+    if numpy is not None and isinstance(array, numpy.ndarray):
+        if not array.flags.writeable:
+            return "a read-only array"
+        return None if array.dtype.isnative else "an array of foreign byte order"
+    return None

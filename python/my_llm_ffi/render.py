@@ -221,16 +221,20 @@ def _allocation(op: Op) -> str:
 def source(op: Op) -> str:
     """The whole function."""
     text = textwrap.indent(docstring(op), "    ").lstrip().replace("\\", "\\\\")
-    tensors, outputs = [t.name for t in op.inputs], [o.name for o in op.outputs]
-    arguments = ", ".join(tensors + outputs + [a.name for a in op.attributes])
-    inputs = "".join(f"{name}, " for name in tensors)
+    outputs = [o.name for o in op.outputs]
+    inputs = "".join(f"{t.name}, " for t in op.inputs if t.use == "input")
+    written = [t.name for t in op.inputs if t.use == "mutable"]
+    if outputs:
+        written.append("out" if len(outputs) == 1 else "*(out or ())")
+    seen = f"({inputs}), ({''.join(f'{name}, ' for name in written)})"
+    arguments = ", ".join([t.name for t in op.inputs] + outputs + [a.name for a in op.attributes])
     return (
         f'{head(op)}\n    """{text}\n    """\n'
         + "".join(_check(op.name, t.name, optional=t.optional) for t in op.inputs)
-        + f"    if _torch_seen:\n        _refuse_gradients({op.name!r}, ({inputs}))\n"
+        + f"    if _torch_seen:\n        _check_torch({op.name!r}, {seen})\n"
         + _allocation(op)
         + f"    try:\n        _native({arguments})\n"
-        + "    except TypeError as error:\n"
+        + "    except _EXPLAINED as error:\n"
         + f"        raise _explain(_op, error, ({arguments},)) from None\n"
         + (f"    return {', '.join(outputs)}\n" if outputs else "")
     )
@@ -257,7 +261,8 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_SIZE_ERRORS": (AttributeError, IndexError, RuntimeError, TypeError, ValueError),
         "_allocate": arrays.allocate,
         "_explain": arrays.explain,
-        "_refuse_gradients": arrays.refuse_gradients,
+        "_check_torch": arrays.check_torch,
+        "_EXPLAINED": (TypeError, BufferError, RuntimeError),
     }
     exec(compile("from __future__ import annotations\n" + code, name, "exec"), scope)
     linecache.cache[name] = (len(code), None, ("\n" + code).splitlines(keepends=True), name)

@@ -86,13 +86,27 @@ def _refuse_gradients(op: Op) -> Callable[..., Any]:
         nonlocal overload
         if overload is None:
             overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
-        arrays.torch_seen[:] = [torch]
-        arrays.refuse_gradients(op.name, tensors)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            arrays.refuse_gradient(op.name)
         with torch._C._AutoDispatchBelowAutograd():
             below = keyset & torch._C._after_autograd_keyset
             return overload.redispatch(below, *tensors, **attributes)
 
     return autograd
+
+
+def _note_writes(op: Op) -> Callable[..., Any]:
+    """Tells autograd of what is written in place, as torch's own in-place operators do."""
+    written = [i for i, tensor in enumerate(op.inputs) if tensor.use == "mutable"]
+
+    def below(keyset: Any, *tensors: Any, **attributes: Any) -> Any:
+        torch.autograd.graph.increment_version([tensors[i] for i in written])
+        overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            after = keyset & torch._C._after_ADInplaceOrView_keyset
+            return overload.redispatch(after, *tensors, **attributes)
+
+    return below
 
 
 def register(name: str) -> None:
@@ -108,6 +122,8 @@ def register(name: str) -> None:
     _LIBRARY.define(schema(op), tags=_TAGS)
     _LIBRARY.impl(name, getattr(ops, name), "CompositeExplicitAutograd")
     _LIBRARY.impl(name, _refuse_gradients(op), "Autograd", with_keyset=True)
+    if any(tensor.use == "mutable" for tensor in op.inputs):
+        _LIBRARY.impl(name, _note_writes(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", _fake(op), lib=_LIBRARY)
 
 

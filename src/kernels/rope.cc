@@ -7,6 +7,7 @@
 #include "base/op.h"
 #include "base/thread_pool.h"
 #include "kernels/rope_simd.h"
+#include "kernels/row_parameters.h"
 
 namespace mlf {
 namespace {
@@ -242,6 +243,9 @@ void Rope(TensorView q, TensorView k, TensorView positions, ffi::Optional<Tensor
             "freq_factors has shape [", freq_factors.has_value() ? (*freq_factors).size(0) : 0,
             "], expected [", rotary / 2, "] (half of the dimensions that turn)")
       .That(base > 1 && IsPositive(base), "base must be a float32 above 1, got ", base);
+  CheckValues<float>(
+      kRope, "freq_factors", freq_factors, [](float f) { return f > 0 && std::isfinite(f); },
+      "a finite number above 0");
   const Scaling s = CheckScaling({kRope.Choice("scaling", scaling), factor, original_context,
                                   beta_fast, beta_slow, attention_factor},
                                  rotary, base);

@@ -283,13 +283,20 @@ top_p: Above 0 and up to 1, 1 for all, also where None.
 min_p: From 0 to 1, 0 for all, also where None.
 )"};
 
+void CheckIds(const Op& op, const char* name, const TensorView& rows) {
+  op.That(LastSize(rows) <= INT32_MAX, name, " has rows of ", LastSize(rows),
+          " elements, expected at most ", INT32_MAX, " (ids are int32)");
+}
+
 void ArgmaxOp(TensorView x, TensorView out) {
   kArgmax.Check(x, out).That(out.numel() == 0 || LastSize(x) > 0, "x has rows of no elements");
+  CheckIds(kArgmax, "x", x);
   if (out.numel() != 0) argmax_kernel(x.device(), out, x);
 }
 
 void TopK(TensorView x, TensorView values, TensorView ids, int64_t k) {
   kTopK.Check(x, values, ids);
+  CheckIds(kTopK, "x", x);
   const int64_t n = LastSize(x);
   kTopK.That(k >= 0 && k <= n, "k is ", k, ", expected 0 to the ", n, " elements of a row of x")
       .That(LastSize(values) == k, "values has ", LastSize(values), " in a row, expected k=", k)
@@ -301,6 +308,7 @@ void Sample(TensorView logits, TensorView uniform, OptionalTensor temperature, O
             OptionalTensor top_p, OptionalTensor min_p, TensorView ids, TensorView logprobs) {
   kSample.Check(logits, uniform, temperature, top_k, top_p, min_p, ids, logprobs)
       .That(logits.size(0) == 0 || logits.size(1) > 0, "logits has rows of no tokens");
+  CheckIds(kSample, "logits", logits);
   CheckValues<float>(
       kSample, "uniform", uniform, [](float u) { return u >= 0 && u < 1; },
       "a number from 0 to below 1");

@@ -46,6 +46,8 @@ struct Rows<BF16> {
 /// Joins the parts of a row in the order they come.
 class RowSum {
  public:
+  explicit RowSum(Scores scores) : spread_(scores.cap == 0 ? std::abs(scores.scale) : 1) {}
+
   void Add(SoftmaxPart part) {
     if (part.max > max_) {
       sum_ = sum_ == 0 ? part.sum : sum_ * Exp(max_, part.max) + part.sum;
@@ -64,8 +66,9 @@ class RowSum {
   }
 
  private:
-  static double Exp(float a, float b) { return std::exp(static_cast<double>(a) - b); }
+  double Exp(float a, float b) const { return std::exp((static_cast<double>(a) - b) * spread_); }
 
+  double spread_;         // of what parts have as max
   float max_ = -FLT_MAX;  // of no elements, as SoftmaxPart has it
   double sum_ = 0;
 };
@@ -119,7 +122,7 @@ class RowSoftmax {
   }
 
   RowSum Sum(const SoftmaxPart* parts) const {
-    RowSum sum;
+    RowSum sum(scores_);
     for (int64_t b = 0; b < blocks_; ++b) sum.Add(parts[b]);
     return sum;
   }

@@ -8,16 +8,24 @@ namespace mlf::MLF_LEVEL {
 
 constexpr float kLowestFinite = -3.402823466e38f;
 
-/// The score of x less `max`.
+MLF_INLINE float SignOf(Scores scores) { return scores.scale < 0 ? -1.f : 1.f; }
 template <bool kCapped>
-MLF_INLINE F32 Below(F32 x, F32 scale, F32 cap, F32 max) {
-  if constexpr (kCapped) return cap * Tanh(x * scale) - max;
-  return Fma(x, scale, Zero() - max);
+MLF_INLINE float SpreadOf(Scores scores) {
+  return kCapped ? 1.f : scores.scale * SignOf(scores);
+}
+
+/// What e is raised to for x. Without a cap the largest x is taken off before the scale is put on:
+/// the best element's score is 0 to the bit, however large it was.
+template <bool kCapped>
+MLF_INLINE F32 Below(F32 x, Scores scores, F32 max) {
+  if constexpr (kCapped) return Set(scores.cap) * Tanh(x * Set(scores.scale)) - max;
+  return (x * Set(SignOf(scores)) - max) * Set(SpreadOf<false>(scores));
 }
 
 /// The cap rises with its argument: the largest score is that of the largest scaled x.
 template <bool kCapped, typename T>
-MLF_INLINE float LargestScore(const T* x, int64_t n, F32 scale, F32 cap) {
+MLF_INLINE float LargestScore(const T* x, int64_t n, Scores scores) {
+  const F32 scale = Set(kCapped ? scores.scale : SignOf(scores)), cap = Set(scores.cap);
   F32 best[kChains] = {Set(kLowestFinite), Set(kLowestFinite), Set(kLowestFinite),
                        Set(kLowestFinite)};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
@@ -32,13 +40,12 @@ MLF_INLINE F32 ExpNegative(F32 x) { return Exp2(x * Set(1.442695041f)); }
 
 template <bool kCapped, bool kStore, typename T>
 MLF_INLINE SoftmaxPart Part(float* e, const T* x, int64_t n, Scores scores) {
-  const F32 scale = Set(scores.scale), cap = Set(scores.cap);
-  const float largest = LargestScore<kCapped>(x, n, scale, cap);
+  const float largest = LargestScore<kCapped>(x, n, scores);
   const F32 max = Set(largest);
   F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
     Prefetch(x + i, n);
-    const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scale, cap, max));
+    const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scores, max));
     if constexpr (kStore) StoreCount(e + i, v, count);
     sum[chain] = sum[chain] + Keep(v, count, 0.f);
   });
@@ -63,9 +70,8 @@ MLF_INLINE void Scale(T* out, const float* e, int64_t n, float factor) {
 
 template <bool kCapped, SoftmaxForm kForm, typename T>
 MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
-  const F32 scale = Set(scores.scale), cap = Set(scores.cap);
   ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    const F32 below = Below<kCapped>(LoadCount(x + i, count), scale, cap, max);
+    const F32 below = Below<kCapped>(LoadCount(x + i, count), scores, max);
     const F32 y = kForm == SoftmaxForm::kProbability ? ExpNegative(below) * norm : below - norm;
     StoreCount(out + i, y, count);
   });

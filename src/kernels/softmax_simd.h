@@ -13,8 +13,9 @@ struct Scores {
   float cap;
 };
 
-/// The largest y of a block, but at least the lowest finite float, and the sum of e^(y - max). NaN
-/// goes into the sum, not into max.
+/// The largest y of a block and the sum of e^(y - max); without a cap the largest of x with the
+/// sign of scale instead, and the sum of e^((x - max) |scale|). At least the lowest finite float;
+/// NaN goes into the sum, not into max.
 struct SoftmaxPart {
   float max;
   float sum;
@@ -37,7 +38,8 @@ MLF_SIMD_FN(softmax_scale_f16, ScaleSoftmax,
 MLF_SIMD_FN(softmax_scale_bf16, ScaleSoftmax,
             void(BF16* out, const float* e, int64_t n, float factor))
 
-/// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm; out may be x.
+/// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm, max as in SoftmaxPart; out
+/// may be x.
 MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,
             void(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))

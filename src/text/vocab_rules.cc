@@ -95,8 +95,8 @@ void CheckDistinct(const std::vector<std::string>& tokens) {
     if (tokens[id].empty()) continue;
     const auto [first, inserted] = ids.emplace(tokens[id], id);
     if (inserted) continue;
-    TVM_FFI_THROW(ValueError) << "tokenizer.ggml.tokens[" << id << "] is \"" << tokens[id]
-                              << "\" like tokenizer.ggml.tokens[" << first->second
+    TVM_FFI_THROW(ValueError) << "tokenizer.ggml.tokens[" << id << "] is " << Quoted(tokens[id])
+                              << " like tokenizer.ggml.tokens[" << first->second
                               << "], expected each token once";
   }
 }
@@ -152,8 +152,9 @@ std::vector<TokenType> ReadTypes(const VocabSpec& spec) {
     }
     types.push_back(static_cast<TokenType>(type));
     if (types[i] == TokenType::kByte && !ParseByteToken(spec.tokens[i])) {
-      TVM_FFI_THROW(ValueError) << "tokenizer.ggml.tokens[" << i << "] is \"" << spec.tokens[i]
-                                << "\", expected \"<0x00>\" to \"<0xFF>\" (its type is byte)";
+      TVM_FFI_THROW(ValueError) << "tokenizer.ggml.tokens[" << i << "] is "
+                                << Quoted(spec.tokens[i])
+                                << ", expected \"<0x00>\" to \"<0xFF>\" (its type is byte)";
     }
   }
   return types;

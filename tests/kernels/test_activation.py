@@ -130,7 +130,7 @@ REJECTED = {
     "rows of up": ((X, X[:3].copy()), {}, ValueError, r"up has shape \[3, 64\]"),
     "shape of out": ((X, X), {"out": X[:3].copy()}, ValueError, r"out has shape \[3, 64\]"),
     "strides": ((X[:, ::2], X[:, ::2]), {}, ValueError, "gate must be contiguous"),
-    "read-only out": ((X, X), {"out": np.broadcast_to(X[0], (4, 64))}, BufferError, "readonly"),
+    "read-only out": ((X, X), {"out": np.broadcast_to(X[0], (4, 64))}, BufferError, "read-only"),
 }
 
 
@@ -153,3 +153,13 @@ def test_rejects_partial_overlap(name):
 def test_rejects_an_unknown_approximation():
     with pytest.raises(ValueError, match=r"approximate is .*expected one of 'none', 'tanh'"):
         llm.ops.gelu_mul(X, X, approximate="sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [("silu_mul", {}), ("gelu_mul", {}), ("gelu_mul", {"approximate": "tanh"})],
+)
+def test_a_gate_far_below_makes_nothing_of_a_large_factor(op, options):
+    gate = np.array([[-np.inf, -1e4, -200.0]], np.float32)
+    out = getattr(llm.ops, op)(gate, np.full_like(gate, 1e38), **options)
+    np.testing.assert_array_equal(out, 0)

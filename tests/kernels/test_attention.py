@@ -310,7 +310,7 @@ REJECTED = {
     "type of window": ((Q, K, V), {"window": "5"}, TypeError, "window"),
     "shape of out": ((Q, K, V), {"out": Q[:5].copy()}, ValueError, r"out has shape \[5, 4, 32\]"),
     "dtype of out": ((Q, K, V), {"out": Q.astype("f2")}, TypeError, "out is float16"),
-    "read-only out": ((Q, K, V), {"out": np.broadcast_to(Q, Q.shape)}, BufferError, "readonly"),
+    "read-only out": ((Q, K, V), {"out": np.broadcast_to(Q, Q.shape)}, BufferError, "read-only"),
     "out is k": ((K, K, V), {"out": K}, ValueError, "out overlaps k"),
 }
 

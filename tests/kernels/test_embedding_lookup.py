@@ -199,7 +199,7 @@ REJECTED = {
         (TABLE, IDS),
         {"out": np.broadcast_to(np.float32(0), (2, 3, 64))},
         BufferError,
-        "readonly",
+        "read-only",
     ),
 }
 

@@ -99,7 +99,7 @@ REJECTED = {
     "read-only pages": (
         {"k_pages": np.broadcast_to(K_PAGES, K_PAGES.shape)},
         BufferError,
-        "readonly",
+        "read-only",
     ),
     "k inside the pages": (
         {"k": K_PAGES.reshape(-1)[: K.size].reshape(K.shape)},

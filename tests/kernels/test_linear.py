@@ -286,7 +286,7 @@ REJECTED = {
         (X, W),
         {"out": np.broadcast_to(np.float32(0), (4, 20))},
         BufferError,
-        "readonly",
+        "read-only",
     ),
     "None": ((None, W), {"out": np.empty((4, 20), np.float32)}, TypeError, "x is NoneType"),
 }

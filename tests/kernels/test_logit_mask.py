@@ -314,7 +314,7 @@ MASK_REJECTED = {
     "dtype of logits": ("logits", np.zeros((2, 40)), TypeError, "logits is float64, expected one"),
     "rank of logits": ("logits", np.zeros(40, np.float32), ValueError, r"logits has shape \[40\]"),
     "strides": ("logits", np.zeros((2, 80), np.float32)[:, ::2], ValueError, "contiguous"),
-    "read-only": ("logits", np.broadcast_to(np.float32(0), (2, 40)), BufferError, "readonly"),
+    "read-only": ("logits", np.broadcast_to(np.float32(0), (2, 40)), BufferError, "read-only"),
     "dtype of bitmask": ("bitmask", np.zeros((2, 2), np.int64), TypeError, "bitmask is int64"),
     "rank of bitmask": ("bitmask", np.zeros(2, np.int32), ValueError, r"bitmask has shape \[2\]"),
     "words": (

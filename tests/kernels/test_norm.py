@@ -250,7 +250,7 @@ def test_rms_norm_rejects(case):
     [
         (np.empty((4, 512), np.float32), ValueError, r"out has shape \[4, 512\]"),
         (np.empty((4, 1024), np.float16), TypeError, "out is float16, expected float32"),
-        (np.broadcast_to(np.float32(0), (4, 1024)), BufferError, "readonly"),
+        (np.broadcast_to(np.float32(0), (4, 1024)), BufferError, "read-only"),
     ],
     ids=["shape", "dtype", "read-only"],
 )
@@ -290,7 +290,7 @@ REJECTED_BY_OTHERS = {
         ("add_rms_norm", X, np.broadcast_to(np.float32(0), X.shape), W),
         {},
         BufferError,
-        "readonly",
+        "read-only",
     ),
     "x as residual": (("add_rms_norm", X, X, W), {}, ValueError, "residual overlaps x in memory"),
     "residual as out": (

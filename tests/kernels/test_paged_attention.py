@@ -260,7 +260,7 @@ REJECTED = {
     "read-only out": (
         {"out": np.broadcast_to(np.float32(0), (3, 4, 16))},
         BufferError,
-        "readonly",
+        "read-only",
     ),
 }
 

@@ -115,7 +115,7 @@ REJECTED = {
     "dtype of logits": ("logits", np.zeros((2, 8)), TypeError, "logits is float64, expected one"),
     "rank of logits": ("logits", np.zeros(8, np.float32), ValueError, r"logits has shape \[8\]"),
     "strides": ("logits", np.zeros((2, 16), np.float32)[:, ::2], ValueError, "contiguous"),
-    "read-only": ("logits", np.broadcast_to(np.float32(0), (2, 8)), BufferError, "readonly"),
+    "read-only": ("logits", np.broadcast_to(np.float32(0), (2, 8)), BufferError, "read-only"),
     "dtype of tokens": ("tokens", np.zeros((2, 4), np.int64), TypeError, "tokens is int64"),
     "rows of tokens": ("tokens", np.zeros((3, 4), np.int32), ValueError, r"rows=2 \(from"),
     "token beyond": (

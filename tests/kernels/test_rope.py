@@ -195,7 +195,7 @@ REJECTED = {
         r"positions has shape \[3\], expected \[tokens=4 \(from q\)\]",
     ),
     "strides": ((Q[..., ::2], K[..., ::2], P), {}, ValueError, "q must be contiguous"),
-    "read-only q": ((np.broadcast_to(Q[0], Q.shape), K, P), {}, BufferError, "readonly"),
+    "read-only q": ((np.broadcast_to(Q[0], Q.shape), K, P), {}, BufferError, "read-only"),
     "number of factors": (
         (Q, K, P, np.ones(31, np.float32)),
         {},
@@ -247,3 +247,12 @@ def test_rejects_overlap_of_q_and_k():
     buffer = np.ones((5, 1, 64), np.float32)
     with pytest.raises(ValueError, match="rope: q overlaps k in memory"):
         llm.ops.rope(buffer[:4], buffer[1:], P)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, np.nan, np.inf])
+def test_rejects_frequency_factors(factor):
+    factors = np.array([1, factor], np.float32)
+    q, k = np.ones((1, 1, 4), np.float32), np.ones((1, 1, 4), np.float32)
+    with pytest.raises(ValueError, match=r"rope: freq_factors\[1\] is .*expected a finite"):
+        llm.ops.rope(q, k, np.zeros(1, np.int32), factors)
+    np.testing.assert_array_equal(q, 1)

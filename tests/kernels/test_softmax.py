@@ -137,7 +137,7 @@ REJECTED = {
         r"out has shape \[3, 64\], expected \[\*batch=\(4\) \(from x\), n=64 \(from x\)\]",
     ),
     "strides": ((X[:, ::2],), {}, ValueError, "x must be contiguous"),
-    "read-only out": ((X,), {"out": np.broadcast_to(X[0], (4, 64))}, BufferError, "readonly"),
+    "read-only out": ((X,), {"out": np.broadcast_to(X[0], (4, 64))}, BufferError, "read-only"),
     "scale of NaN": ((X,), {"scale": np.nan}, ValueError, "scale must be a finite float32"),
     "infinite scale": ((X,), {"scale": -np.inf}, ValueError, "scale must be a finite float32"),
     "scale beyond float32": ((X,), {"scale": 1e39}, ValueError, "scale must be a finite float32"),
@@ -168,3 +168,26 @@ def test_rejects_partial_overlap(name):
     x, out = buffer[:32].reshape(4, 8), buffer[8:].reshape(4, 8)
     with pytest.raises(ValueError, match=f"{name}: out overlaps x"):
         getattr(llm.ops, name)(x, out=out)
+
+
+@pytest.mark.parametrize("scale", [0.0884, 0.7, 1.3, -0.7, 0.0])
+@pytest.mark.parametrize("largest", [1e10, 1e30, 3.4028235e38])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_huge_scores_do_not_lose_the_row(scale, largest, sign):
+    """The rounding of a scaled maximum is too large to stand in an exponent."""
+    x = np.full((3, 5), sign * largest, np.float32)
+    even = llm.ops.softmax(x, scale=scale)
+    np.testing.assert_allclose(even, 0.2, rtol=1e-6)
+    np.testing.assert_allclose(llm.ops.log_softmax(x, scale=scale), -np.log(5), rtol=1e-6)
+    x[:, 1:3] *= 0.99
+    keeps = [0, 3, 4] if sign * scale > 0 else [1, 2]
+    if scale != 0:
+        expected = np.zeros(5)
+        expected[keeps] = 1 / len(keeps)
+        np.testing.assert_allclose(llm.ops.softmax(x, scale=scale)[0], expected, rtol=1e-6)
+
+
+def test_one_element_has_all_the_probability():
+    x = np.random.default_rng(0).normal(size=(400, 1)).astype(np.float32) * 100
+    np.testing.assert_array_equal(llm.ops.log_softmax(x, scale=0.37), 0)
+    np.testing.assert_array_equal(llm.ops.softmax(x, scale=0.37), 1)
