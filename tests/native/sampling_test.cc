@@ -144,11 +144,20 @@ void ExpectDraw(const Draws& d, int64_t r, const OwnedArray<T>& x, int64_t n) {
     while (end > 1 && sums[end - 1] >= wanted) --end;
   }
   while (end > 1 && sums[end] - sums[end - 1] < d.min_p[r]) --end;
-  const auto place = std::find(order.begin(), order.end(), d.ids[r]) - order.begin();
-  const double at = d.uniform[r] * sums[end];
   // Filters that end one token earlier or later move the mass by that token.
-  const double slack = kEdge * sums[end] + (sums[end] - sums[end - 1]);
-  MLF_EXPECT(place < n && sums[place] - slack <= at && at <= sums[place + 1] + slack);
+  const double all = sums[end], at = d.uniform[r] * all,
+               slack = kEdge * all + (all - sums[end - 1]);
+  std::vector<int64_t> kept(order.begin(), order.begin() + static_cast<int64_t>(end));
+  const bool ranked = (d.top_k[r] > 0 && d.top_k[r] < n) || d.top_p[r] < 1;
+  if (!ranked) std::sort(kept.begin(), kept.end());
+  double before = 0, weight = -1;
+  for (const int64_t id : kept) {
+    weight = std::exp((x.At(r * n + id) - max) / d.temperature[r]);
+    if (id == d.ids[r]) break;
+    before += weight;
+    weight = -1;
+  }
+  MLF_EXPECT(weight >= 0 && before - slack <= at && at <= before + weight + slack);
   MLF_EXPECT(std::fabs(d.logprobs[r] - (x.At(r * n + d.ids[r]) - max - std::log(raw))) <= 4e-6);
 }
 
