@@ -36,7 +36,7 @@ MLF_INLINE F32 Log(F32 x) {
   });
   constexpr int32_t kRootHalf = 0x3F3504F3;  // bits of sqrt(1/2): x = 2^n m, m from there to sqrt 2
   const I32 offset =
-      Map<I32>([&](int p) -> NativeI32 { return (NativeI32)normal.part[p] - kRootHalf; });
+      Map<I32>([&](int p) { return (NativeI32)((NativeU32)normal.part[p] - kRootHalf); });
   const F32 n = ToFloat(Map<I32>([&](int p) -> NativeI32 {
     return (offset.part[p] >> 23) - ((x.part[p] < least.part[p]) & 23);
   }));
