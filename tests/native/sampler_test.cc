@@ -12,7 +12,8 @@ namespace mlf {
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr float kInfF = std::numeric_limits<float>::infinity(), kNaN = std::nanf("");
+constexpr float kInfF = std::numeric_limits<float>::infinity(),
+                kNaN = std::numeric_limits<float>::quiet_NaN();
 
 /// Ids that are left, best first.
 std::vector<int32_t> Left(std::vector<SamplerStage> stages, const std::vector<float>& logits,
