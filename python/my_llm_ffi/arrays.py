@@ -91,17 +91,23 @@ def check_torch(op: str, inputs: tuple[Any, ...], written: tuple[Any, ...]) -> N
         ValueError: A tensor is a lazily negated view.
     """
     torch = torch_seen[0]
-    recording = torch.is_grad_enabled()
-    for array in inputs + written:
-        if type(array) not in _torch_types:
-            continue
-        if array.requires_grad and recording:
-            refuse_gradient(op)
-        if array.is_neg():
-            raise ValueError(f"{op}: a tensor is a negated view, expected x.resolve_neg()")
+    recording, known = torch.is_grad_enabled(), _torch_types
+    for array in inputs:
+        if type(array) in known and (array.requires_grad or array.is_neg()):
+            _refuse_meaning(op, array, recording)
     for array in written:
-        if type(array) in _torch_types and not array.is_inference():
-            torch._C._increment_version((array,))  # as torch's own in-place operators do
+        if type(array) in known:
+            if array.requires_grad or array.is_neg():
+                _refuse_meaning(op, array, recording)
+            if not array.is_inference():
+                torch._C._increment_version((array,))  # as torch's own in-place operators do
+
+
+def _refuse_meaning(op: str, array: Any, recording: bool) -> None:
+    if recording and array.requires_grad:
+        refuse_gradient(op)
+    if array.is_neg():
+        raise ValueError(f"{op}: a tensor is a negated view, expected x.resolve_neg()")
 
 
 def _new_numpy(model: Any, shape: Sequence[int], dtype: str | None) -> Any:
