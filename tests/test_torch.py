@@ -83,14 +83,14 @@ def test_compile_in_the_middle_of_other_code():
 
 def test_the_compiler_makes_its_own_layouts_contiguous():
     x, weight = torch.randn(6, 4, 16), torch.randn(16)
-    compiled = torch.compile(lambda x, w: OPS.rms_norm((x + 1).permute(1, 0, 2) * 2, w))
+
+    def permuted(x, weight):
+        return OPS.rms_norm((x + 1).permute(1, 0, 2) * 2, weight)
+
     expected = torch.nn.functional.rms_norm((x + 1).permute(1, 0, 2) * 2, (16,), weight, 1e-6)
-    try:
-        result = compiled(x, weight)
-    except ValueError as error:  # or it says which tensor
-        assert "x must be contiguous" in str(error)
-    else:
-        torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(torch.compile(permuted)(x, weight), expected)
+    with pytest.raises(ValueError, match="rms_norm: x must be contiguous"):
+        permuted(x, weight)
 
 
 def test_export_with_a_dynamic_batch():

@@ -95,20 +95,6 @@ def _refuse_gradients(op: Op) -> Callable[..., Any]:
     return autograd
 
 
-def _note_writes(op: Op) -> Callable[..., Any]:
-    """Tells autograd of what is written in place, as torch's own in-place operators do."""
-    written = [i for i, tensor in enumerate(op.inputs) if tensor.use == "mutable"]
-
-    def below(keyset: Any, *tensors: Any, **attributes: Any) -> Any:
-        torch.autograd.graph.increment_version([tensors[i] for i in written])
-        overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            after = keyset & torch._C._after_ADInplaceOrView_keyset
-            return overload.redispatch(after, *tensors, **attributes)
-
-    return below
-
-
 def register(name: str) -> None:
     """Registers one op; those of this package are registered when the module is imported.
 
@@ -122,8 +108,6 @@ def register(name: str) -> None:
     _LIBRARY.define(schema(op), tags=_TAGS)
     _LIBRARY.impl(name, getattr(ops, name), "CompositeExplicitAutograd")
     _LIBRARY.impl(name, _refuse_gradients(op), "Autograd", with_keyset=True)
-    if any(tensor.use == "mutable" for tensor in op.inputs):
-        _LIBRARY.impl(name, _note_writes(op), "ADInplaceOrView", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", _fake(op), lib=_LIBRARY)
 
 

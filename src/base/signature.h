@@ -59,8 +59,6 @@ class Signature {
   /// Index of `value` among the choices of an attribute; ValueError when it is none of them.
   int Choice(std::string_view attribute, std::string_view value) const;
 
-  const char* op() const { return op_; }
-
  private:
   friend class SignatureParser;
 

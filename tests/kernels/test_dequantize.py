@@ -30,7 +30,7 @@ def test_float16_is_rounded_once(format, rows, cols):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_bfloat16_is_rounded_once(format):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     weight = quantized(format, 5, 288)
     out = torch.empty(5, 288, dtype=torch.bfloat16)
     llm.ops.dequantize(torch.from_numpy(weight), format=format, out=out)

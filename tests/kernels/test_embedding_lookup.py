@@ -46,7 +46,7 @@ def test_a_half_table_into_float32():
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_torch_tensors_give_torch_tensors(name):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     table = torch.from_numpy(normal(50, 96)).to(getattr(torch, name))
     ids = torch.from_numpy(some_ids(50, 12, "int64")).reshape(3, 4)
     out = llm.ops.embedding_lookup(table, ids)

@@ -52,7 +52,7 @@ def test_many_tokens_on_many_threads():
 @pytest.mark.parametrize("to", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_torch_rounds_alike(to, name):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     k_pages, v_pages = (torch.from_numpy(a).to(getattr(torch, to)) for a in pages())
     k, v = (torch.from_numpy(a).to(getattr(torch, name)) for a in rows(70))
     slots = torch.arange(70) + 5

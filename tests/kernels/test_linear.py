@@ -75,7 +75,7 @@ def test_float_dtypes_mix(dtype, weight_dtype, cols, tokens):
 @pytest.mark.parametrize("dtype", [*FLOATS, "bfloat16"])
 @pytest.mark.parametrize("weight_dtype", [*FLOATS, "bfloat16"])
 def test_torch_tensors_give_torch_tensors(dtype, weight_dtype, tokens):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x = torch.from_numpy(normal(1, tokens, 75)).to(getattr(torch, dtype))
     weight = torch.from_numpy(normal(2, 33, 75)).to(getattr(torch, weight_dtype))
     bias = torch.from_numpy(normal(3, 33)).to(x.dtype)

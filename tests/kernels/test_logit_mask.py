@@ -91,7 +91,7 @@ def test_mask_logits_matches_reference(rows, vocab):
 @pytest.mark.parametrize("vocab", [33, 1000, 20000])
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_half_dtypes(name, rows, vocab):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     logits, allowed, temperature, _ = inputs(rows, vocab)
     x = torch.from_numpy(logits).to(getattr(torch, name))
     given = x.double().numpy()
@@ -221,7 +221,7 @@ def test_bits_past_the_vocabulary_are_ignored():
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_agrees_with_masked_fill(name):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     logits, allowed, *_ = inputs(4, 3001)
     x = torch.from_numpy(logits).to(getattr(torch, name))
     bits, keep = torch.from_numpy(pack(allowed)), torch.from_numpy(allowed)

@@ -87,7 +87,7 @@ def test_tvm_ffi_tensors_give_tvm_ffi_tensors():
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_torch_tensors_give_torch_tensors(name):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     dtype = getattr(torch, name)
     x, weight = (torch.from_numpy(a).to(dtype) for a in inputs(7, 96, "float32"))
     out = llm.ops.rms_norm(x, weight)
@@ -122,7 +122,7 @@ def test_add_rms_norm_out_may_be_x():
 
 
 def test_add_rms_norm_of_bfloat16():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x, weight = (torch.from_numpy(a).bfloat16() for a in inputs(7, 96, "float32"))
     residual = torch.ones_like(x)
     total = residual + x
@@ -199,7 +199,7 @@ def test_layer_norm_out_may_be_x():
 
 
 def test_layer_norm_of_bfloat16():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x, weight = (torch.from_numpy(a).bfloat16() for a in inputs(7, 96, "float32"))
     out = llm.ops.layer_norm(x, weight, weight)
     expected = layer_reference(*(t.double().numpy() for t in (x, weight, weight)), 1e-5)

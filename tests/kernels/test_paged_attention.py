@@ -152,7 +152,7 @@ def test_out_may_be_q():
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 def test_torch_tensors(name):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     dtype = getattr(torch, name)
     cache = Cache([75])
     q = torch.from_numpy(queries(5)).to(dtype)

@@ -77,7 +77,7 @@ def test_dequantize_brings_it_back():
 
 
 def test_bfloat16():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x = torch.randn(7, 96, generator=torch.Generator().manual_seed(1)).bfloat16()
     expected = quants.quantize(x.float().numpy(), Type.Q8_0)
     np.testing.assert_array_equal(llm.ops.quantize_q8_0(x).numpy(), expected)

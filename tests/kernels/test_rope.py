@@ -76,7 +76,7 @@ def test_matches_reference(dtype, heads, keys, dim, rotary, tokens, interleaved)
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_bfloat16(interleaved):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     q, k, positions = (torch.from_numpy(a) for a in inputs(7, 3, 2, 96))
     q, k = q.to(torch.bfloat16), k.to(torch.bfloat16)
     want = reference(
@@ -87,7 +87,7 @@ def test_bfloat16(interleaved):
 
 
 def test_agrees_with_torch_rotate_half():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     q, k, positions = (torch.from_numpy(a) for a in inputs(7, 3, 2, 64))
     angles = positions[:, None].double() * torch.from_numpy(frequencies(64))
     cos, sin = (f(torch.cat([angles, angles], -1))[:, None] for f in (torch.cos, torch.sin))

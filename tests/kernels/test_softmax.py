@@ -49,7 +49,7 @@ def test_matches_reference(name, dtype, n, rows):
 @pytest.mark.parametrize("n", [1, 17, 4097])
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16(name, n):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x = torch.from_numpy(rows_of(3, n)).to(torch.bfloat16)
     out = getattr(llm.ops, name)(x)
     assert out.dtype == torch.bfloat16
@@ -92,7 +92,7 @@ def test_masked_scores(n):
 
 
 def test_torch_agrees_about_masked_scores():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="NumPy has no bfloat16: needs torch")
     x = torch.full((4, 3), -torch.inf)
     x[0, 0], x[2, 1], x[3, 2] = 1, torch.nan, torch.inf
     for name in NAMES:
