@@ -12,6 +12,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "base/interrupt.h"
 
@@ -31,28 +32,50 @@ void Pause() {
 
 using Body = FunctionRef<void(int64_t, int64_t)>;
 
+/// What one thread begins with: [next, end) of a job, a chunk at a time.
+struct alignas(64) Share {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
 struct Job {
   const Body* fn;
   int64_t n, grain;
-  int helpers;  // workers that may take part
-  std::atomic<int64_t> next{0};
+  Share* shares;  // one per thread that may take part: the caller's, then those of workers 1, 2, …
+  int threads;
   std::atomic<bool> failed{false};
   std::exception_ptr error{};  // written by the thread that set `failed`
+
+  /// Gives each thread the same number of chunks, the same ones for jobs of the same size.
+  void Cut() {
+    const int64_t chunks = (n + grain - 1) / grain;
+    for (int t = 0; t < threads; ++t) {
+      shares[t].next.store(chunks * t / threads * grain, std::memory_order_relaxed);
+      shares[t].end = std::min(n, chunks * (t + 1) / threads * grain);
+    }
+  }
 
   void Fail() {
     if (!failed.exchange(true)) error = std::current_exception();
   }
 
-  bool RunOne() {
-    const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-    if (begin >= n || failed.load(std::memory_order_relaxed)) return false;
-    (*fn)(begin, std::min(n, begin + grain));
+  bool RunOne(Share& share) {
+    if (share.next.load(std::memory_order_relaxed) >= share.end) return false;
+    const int64_t begin = share.next.fetch_add(grain, std::memory_order_relaxed);
+    if (begin >= share.end || failed.load(std::memory_order_relaxed)) return false;
+    (*fn)(begin, std::min(share.end, begin + grain));
     return true;
   }
 
-  void Work() {
+  /// The thread's own share, then what is left of the others'.
+  template <typename Before>
+  void Work(int self, Before before) {
     try {
-      while (RunOne()) {
+      for (int i = 0; i < threads; ++i) {
+        Share& share = shares[(self + i) % threads];
+        do {
+          before();
+        } while (RunOne(share));
       }
     } catch (...) {
       Fail();
@@ -62,21 +85,15 @@ struct Job {
   void WorkAndPoll() {
     // Kept over jobs: a forward pass is many short ones, and Ctrl-C must not wait for its end.
     static thread_local InterruptPoller poller;
-    try {
-      do {
-        poller.Poll();
-      } while (RunOne());
-    } catch (...) {
-      Fail();
-    }
+    Work(0, [] { poller.Poll(); });
   }
 };
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int workers) {
+  explicit ThreadPool(int workers) : shares_(workers + 1) {
     try {
-      for (int i = 0; i < workers; ++i) std::thread(&ThreadPool::Loop, this).detach();
+      for (int i = 1; i <= workers; ++i) std::thread(&ThreadPool::Loop, this, i).detach();
     } catch (const std::system_error&) {
       // No more threads to be had: those that started, and callers themselves, do the work.
     }
@@ -85,6 +102,9 @@ class ThreadPool {
   /// False, without running anything, when another caller holds the pool.
   bool TryRun(Job& job) {
     if (leased_.test_and_set(std::memory_order_acquire)) return false;
+    job.shares = shares_.data();
+    job.threads = std::min(job.threads, static_cast<int>(shares_.size()));
+    job.Cut();
     job_.store(&job, std::memory_order_seq_cst);
     Signal();
     job.WorkAndPoll();
@@ -104,10 +124,10 @@ class ThreadPool {
     wake_.notify_all();
   }
 
-  void Join() {
-    const int others = inside_.fetch_add(1, std::memory_order_seq_cst);
+  void Join(int worker) {
+    inside_.fetch_add(1, std::memory_order_seq_cst);
     Job* job = job_.load(std::memory_order_seq_cst);  // alive as long as this thread is inside
-    if (job != nullptr && others < job->helpers) job->Work();
+    if (job != nullptr && worker < job->threads) job->Work(worker, [] {});
     inside_.fetch_sub(1, std::memory_order_seq_cst);
   }
 
@@ -124,13 +144,13 @@ class ThreadPool {
     return signal_.load(std::memory_order_acquire);
   }
 
-  void Loop() {
+  void Loop(int worker) {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals belong to the host program's threads
     for (uint64_t seen = 0;;) {
       seen = AwaitChange(seen);
-      Join();
+      Join(worker);
     }
   }
 
@@ -140,6 +160,7 @@ class ThreadPool {
   std::atomic<int> inside_{0}, parked_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::vector<Share> shares_;  // of the job that holds the lease
 };
 
 // The pool outlives everything (its workers are detached), and a forked child, which has no
@@ -186,8 +207,15 @@ void ParallelFor(int64_t n, int64_t grain, Body fn) {
   if (n <= 0) return;
   grain = std::max<int64_t>(1, grain);
   const int64_t chunks = (n + grain - 1) / grain;
-  Job job{&fn, n, grain, static_cast<int>(std::min<int64_t>(ThreadCount(), chunks)) - 1};
-  if (job.helpers == 0 || !Pool().TryRun(job)) job.WorkAndPoll();
+  const int threads = static_cast<int>(std::min<int64_t>(ThreadCount(), chunks));
+  Job job{.fn = &fn, .n = n, .grain = grain, .shares = nullptr, .threads = threads};
+  if (threads == 1 || !Pool().TryRun(job)) {
+    Share all;
+    job.shares = &all;
+    job.threads = 1;
+    job.Cut();
+    job.WorkAndPoll();
+  }
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -1,4 +1,4 @@
-// Tests of src/base/thread_pool: every index once, exceptions, callers side by side, fork.
+// Tests of src/base/thread_pool: every index once, shares, exceptions, callers side by side, fork.
 #include "base/thread_pool.h"
 
 #include <sys/wait.h>
@@ -93,6 +93,31 @@ void TestWorkerException() {
   }
 }
 
+/// Every thread begins with its own part of the chunks and then takes of another's: both wait in
+/// their first chunk for the other to be in its own, the caller for the rest to be done too.
+void TestShares() {
+  if (AvailableCpus() < 2) return;
+  const ThreadLimit two(2);
+  const auto caller = std::this_thread::get_id();
+  for (int times = 0; times < 20; ++times) {
+    std::vector<int64_t> of_worker;  // written by it alone
+    std::atomic<int> done{0};
+    std::atomic<bool> called{false};
+    ParallelFor(8, 1, [&](int64_t begin, int64_t) {
+      if (std::this_thread::get_id() == caller) {
+        MLF_EXPECT(begin == 0);
+        called.store(true);
+        while (done.load() < 7) std::this_thread::yield();
+      } else {
+        while (!called.load()) std::this_thread::yield();
+        of_worker.push_back(begin);
+        done.fetch_add(1);
+      }
+    });
+    MLF_EXPECT((of_worker == std::vector<int64_t>{4, 5, 6, 7, 1, 2, 3}));
+  }
+}
+
 /// The pool is held by the outer loop: inner ones run on the thread that asks.
 void TestNested() {
   std::vector<std::atomic<int>> seen(400);
@@ -177,6 +202,7 @@ int main() {
   mlf::TestLimit();
   mlf::TestExceptions();
   mlf::TestWorkerException();
+  mlf::TestShares();
   mlf::TestNested();
   mlf::TestManyCallers();
   // qemu's own bookkeeping does not survive the fork of a process with threads.
