@@ -619,7 +619,7 @@ def rope(
     Pair ``i`` of every head turns by ``position * f[i]``, ``f[i] = base**(-2 * i / rotary_dims)``
     (Su et al., "RoFormer", arXiv:2104.09864). It is ``(x[i], x[i + rotary_dims / 2])``, as GPT-NeoX
     and Hugging Face's Llama have it, or ``(x[2 * i], x[2 * i + 1])`` when ``interleaved``. Angles
-    are computed in float64, the rotation in float32, rounded once.
+    are reduced in float64, the rotation is float32, rounded once.
 
     ``scaling='linear'`` divides every frequency by ``factor`` (position interpolation, Chen et al.,
     arXiv:2306.15595). ``scaling='yarn'`` does so for pairs that turn less than ``beta_slow`` times

@@ -1,4 +1,5 @@
-// One head of a rotary embedding, at every CPU level. Counterparts: rope_simd.cc, rope.cc.
+// Angles and one head of a rotary embedding, at every CPU level. Counterparts: rope_simd.cc,
+// rope.cc.
 #pragma once
 #include <cstdint>
 
@@ -6,6 +7,12 @@
 #include "base/simd_fn.h"
 
 namespace mlf {
+
+/// magnitude times cosine and sine, to 2e-7, of `pairs` angles: `position` times `turns` turns. The
+/// product is reduced in double: the angles are those of float64.
+MLF_SIMD_FN(rope_angles_row, RopeAngles,
+            void(float* cos, float* sin, double position, const double* turns, int64_t pairs,
+                 float magnitude))
 
 /// Rotates the `pairs` pairs of x[2 * pairs] in place by the angles of cos[pairs], sin[pairs].
 MLF_SIMD_FN(rope_neox_head_f32, RopeNeoxHead,

@@ -171,9 +171,9 @@ ROWS = (
     ),
     Mutant(
         name="rope turns the other way",
-        file="src/kernels/rope.cc",
-        old="sin[i] = static_cast<float>(magnitude * std::sin(angle));",
-        new="sin[i] = static_cast<float>(-magnitude * std::sin(angle));",
+        file="src/kernels/rope_simd.cc",
+        old="StoreCount(sin + i, s * factor, count);",
+        new="StoreCount(sin + i, Zero() - s * factor, count);",
         tests=("tests/kernels/test_rope.py::test_matches_reference",),
     ),
     Mutant(
