@@ -58,7 +58,11 @@ template <typename T, typename S>
 class Appender {
  public:
   Appender(const Pages<T>& pages, const S* k, const S* v)
-      : pages_(pages), k_(k), v_(v), key_(pages.head_dim), wide_(pages.head_dim * kPageSize) {}
+      : pages_(pages),
+        k_(k),
+        v_(v),
+        key_(std::make_unique_for_overwrite<T[]>(pages.head_dim)),
+        wide_(std::make_unique_for_overwrite<float[]>(pages.head_dim * kPageSize)) {}
 
   void Append(const EntryRun& run, int64_t head) {
     const int64_t dim = pages_.head_dim, stride = pages_.kv_heads * dim,
@@ -71,7 +75,7 @@ class Appender {
       for (int64_t i = 0; i < run.n; ++i) AppendKey(k + offset + i, k_ + from + i * stride);
     }
     for (int64_t i = 0; i < run.n; ++i) {
-      Convert(v + i * dim, v_ + from + i * stride, dim, wide_.data());
+      Convert(v + i * dim, v_ + from + i * stride, dim, wide_.get());
     }
   }
 
@@ -80,20 +84,20 @@ class Appender {
     if constexpr (std::is_same_v<T, float>) {
       Transpose32(page, keys, stride, kPageSize, pages_.head_dim);
     } else {
-      Transpose32(wide_.data(), keys, stride, kPageSize, pages_.head_dim);
-      Convert(page, wide_.data(), pages_.head_dim * kPageSize);
+      Transpose32(wide_.get(), keys, stride, kPageSize, pages_.head_dim);
+      Convert(page, wide_.get(), pages_.head_dim * kPageSize);
     }
   }
 
   void AppendKey(T* column, const S* key) {
-    Convert(key_.data(), key, pages_.head_dim, wide_.data());
+    Convert(key_.get(), key, pages_.head_dim, wide_.get());
     for (int64_t d = 0; d < pages_.head_dim; ++d) column[d * kPageSize] = key_[d];
   }
 
   const Pages<T>& pages_;
   const S *k_, *v_;
-  std::vector<T> key_;
-  std::vector<float> wide_;
+  std::unique_ptr<T[]> key_;
+  std::unique_ptr<float[]> wide_;
 };
 
 template <typename T, typename S>

@@ -1,6 +1,6 @@
 // Rounding of activations to planes of 8 bits, and to blocks of Q8_0. Counterpart: linear_simd.h
 // (contract), quantize.cc (calls).
-#include "base/simd.h"
+#include "base/simd_row.h"
 #include "kernels/linear_simd.h"
 #include "kernels/turned_words.h"
 
@@ -118,6 +118,7 @@ MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
 // ---- Q8_0 ---------------------------------------------------------------------------------------
 
 constexpr int kBlocksAtOnce = kLanes;  // whose scales are one vector
+constexpr int64_t kAhead = 1024;       // values
 
 /// Largest magnitudes of 16 blocks in [16][16] lanes, as LargestMagnitude compares: lane b is that
 /// of block b.
@@ -163,7 +164,10 @@ template <typename T>
 MLF_INLINE void QuantizeSome(uint8_t* q, const T* x, int blocks) {
   int32_t magnitudes[kBlocksAtOnce * kLanes] = {};
   for (int b = 0; b < blocks; ++b) {
-    const F32 low = Load(x + b * kQuantBlock), high = Load(x + b * kQuantBlock + kLanes);
+    const T* at = x + b * kQuantBlock;
+    Prefetch(at, kAhead);
+    Prefetch(at + kLanes, kAhead);
+    const F32 low = Load(at), high = Load(at + kLanes);
     Store(reinterpret_cast<float*>(magnitudes + b * kLanes), BitsToFloat(Magnitudes(low, high)));
   }
   const F32 scale = LargestOfBlocks(magnitudes) / Set(127.f);
