@@ -18,8 +18,8 @@ Array = TypeVar("Array")
 
 # Classes that were looked at once and found safe to hand to native code.
 known_types: set[type] = {tvm_ffi.Tensor}
-# Holds the torch module once an op was given one of its tensors.
-torch_seen: list[Any] = []
+# Holds torch's function that counts a write, once an op was given one of its tensors.
+torch_seen: list[Callable[[tuple[Any]], None]] = []
 _torch_types: set[type] = set()
 
 
@@ -49,7 +49,7 @@ def check_array(op: str, name: str, array: Any) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(cls, torch.Tensor):
         _check_torch_class(op, name, cls, torch)
-        torch_seen[:] = [torch]
+        torch_seen[:] = [torch._C._increment_version]
         _torch_types.add(cls)
     elif framework == "numpy" and cls.__name__ == "MaskedArray":
         raise TypeError(f"{op}: {name} is a MaskedArray, whose mask no op knows; use .filled()")
@@ -90,21 +90,20 @@ def check_torch(op: str, inputs: tuple[Any, ...], written: tuple[Any, ...]) -> N
         NotImplementedError: torch records gradients and one of the arrays requires one.
         ValueError: A tensor is a lazily negated view.
     """
-    torch = torch_seen[0]
-    recording, known = torch.is_grad_enabled(), _torch_types
+    known = _torch_types
     for array in inputs:
         if type(array) in known and (array.requires_grad or array.is_neg()):
-            _refuse_meaning(op, array, recording)
+            _refuse_meaning(op, array)
     for array in written:
         if type(array) in known:
             if array.requires_grad or array.is_neg():
-                _refuse_meaning(op, array, recording)
+                _refuse_meaning(op, array)
             if not array.is_inference():
-                torch._C._increment_version((array,))  # as torch's own in-place operators do
+                torch_seen[0]((array,))  # as torch's own in-place operators do
 
 
-def _refuse_meaning(op: str, array: Any, recording: bool) -> None:
-    if recording and array.requires_grad:
+def _refuse_meaning(op: str, array: Any) -> None:
+    if array.requires_grad and sys.modules["torch"].is_grad_enabled():
         refuse_gradient(op)
     if array.is_neg():
         raise ValueError(f"{op}: a tensor is a negated view, expected x.resolve_neg()")
