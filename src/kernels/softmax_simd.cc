@@ -9,18 +9,24 @@ namespace mlf::MLF_LEVEL {
 constexpr float kLowestFinite = -3.402823466e38f;
 
 MLF_INLINE float SignOf(Scores scores) { return scores.scale < 0 ? -1.f : 1.f; }
-template <bool kCapped>
-MLF_INLINE float SpreadOf(Scores scores) {
-  return kCapped ? 1.f : scores.scale * SignOf(scores);
-}
 
-/// What e is raised to for x. Without a cap the largest x is taken off before the scale is put on:
-/// the best element's score is 0 to the bit, however large it was.
+/// The score of x less the largest one. Without a cap it still wants the scale's magnitude: the
+/// largest x is taken off before that is put on, so that the best element's score is 0 to the bit,
+/// however large it was. (The product with a sign is exact.)
 template <bool kCapped>
 MLF_INLINE F32 Below(F32 x, Scores scores, F32 max) {
   if constexpr (kCapped) return Set(scores.cap) * Tanh(x * Set(scores.scale)) - max;
-  return (x * Set(SignOf(scores)) - max) * Set(SpreadOf<false>(scores));
+  return Fma(x, Set(SignOf(scores)), Zero() - max);
 }
+
+/// What Below is multiplied with to be a power of `base_log`: of e for 1, of 2 for log2(e).
+template <bool kCapped>
+MLF_INLINE F32 Factor(Scores scores, float base_log) {
+  if constexpr (kCapped) return Set(base_log);
+  const float factor = scores.scale * SignOf(scores) * base_log;
+  return Set(factor > -kLowestFinite ? -kLowestFinite : factor);  // 0 times it must stay 0
+}
+constexpr float kLog2E = 1.442695041f;
 
 /// The cap rises with its argument: the largest score is that of the largest scaled x.
 template <bool kCapped, typename T>
@@ -35,17 +41,14 @@ MLF_INLINE float LargestScore(const T* x, int64_t n, Scores scores) {
   return kCapped ? ReduceMax(cap * Tanh(Set(largest))) : largest;
 }
 
-/// e^x for x <= 0.
-MLF_INLINE F32 ExpNegative(F32 x) { return Exp2(x * Set(1.442695041f)); }
-
 template <bool kCapped, bool kStore, typename T>
 MLF_INLINE SoftmaxPart Part(float* e, const T* x, int64_t n, Scores scores) {
   const float largest = LargestScore<kCapped>(x, n, scores);
-  const F32 max = Set(largest);
+  const F32 max = Set(largest), factor = Factor<kCapped>(scores, kLog2E);
   F32 sum[kChains] = {Zero(), Zero(), Zero(), Zero()};
   ForLanes(n, [&](int64_t i, int chain, int count) __attribute__((always_inline)) {
     Prefetch(x + i, n);
-    const F32 v = ExpNegative(Below<kCapped>(LoadCount(x + i, count), scores, max));
+    const F32 v = Exp2(Below<kCapped>(LoadCount(x + i, count), scores, max) * factor);
     if constexpr (kStore) StoreCount(e + i, v, count);
     sum[chain] = sum[chain] + Keep(v, count, 0.f);
   });
@@ -70,10 +73,11 @@ MLF_INLINE void Scale(T* out, const float* e, int64_t n, float factor) {
 
 template <bool kCapped, SoftmaxForm kForm, typename T>
 MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
+  constexpr bool kPower = kForm == SoftmaxForm::kProbability;
+  const F32 factor = Factor<kCapped>(scores, kPower ? kLog2E : 1.f);
   ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    const F32 below = Below<kCapped>(LoadCount(x + i, count), scores, max);
-    const F32 y = kForm == SoftmaxForm::kProbability ? ExpNegative(below) * norm : below - norm;
-    StoreCount(out + i, y, count);
+    const F32 below = Below<kCapped>(LoadCount(x + i, count), scores, max) * factor;
+    StoreCount(out + i, kPower ? Exp2(below) * norm : below - norm, count);
   });
 }
 
