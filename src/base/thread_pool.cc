@@ -20,6 +20,7 @@ namespace mlf {
 namespace {
 
 constexpr int kSpins = 4000;  // about 50 us: longer than the gaps between the kernels of one layer
+constexpr int64_t kPartsOfGrain = 8;
 thread_local int thread_limit = 0;
 
 void Pause() {
@@ -46,12 +47,15 @@ struct Job {
   std::atomic<bool> failed{false};
   std::exception_ptr error{};  // written by the thread that set `failed`
 
-  /// Gives each thread the same number of chunks, the same ones for jobs of the same size.
+  /// Gives each thread the same part, the same one for jobs of the same size. Parts end at
+  /// multiples of a fraction of `grain`: memory that two threads share is little, and aligned as
+  /// chunks are.
   void Cut() {
-    const int64_t chunks = (n + grain - 1) / grain;
-    for (int t = 0; t < threads; ++t) {
-      shares[t].next.store(chunks * t / threads * grain, std::memory_order_relaxed);
-      shares[t].end = std::min(n, chunks * (t + 1) / threads * grain);
+    const int64_t unit = std::max<int64_t>(1, grain / kPartsOfGrain);
+    for (int64_t t = 0, begin = 0; t < threads; ++t) {
+      const int64_t end = t + 1 == threads ? n : n * (t + 1) / threads / unit * unit;
+      shares[t].next.store(begin, std::memory_order_relaxed);
+      shares[t].end = begin = end;
     }
   }
 

@@ -19,7 +19,7 @@ namespace {
 // groups, and weights enough that a start costs little, yet few, so that threads end together.
 constexpr int64_t kChunkBytes = 512 << 10;
 constexpr int64_t kChunkTokens = 16;  // a chunk holds at least, and a multiple of, this many
-constexpr int64_t kGrainBytes = 128 << 10;
+constexpr int64_t kGrainBytes = 32 << 10;
 constexpr int64_t kGrainTokens = 16;  // from here on time goes with tokens, below with bytes
 constexpr int64_t kUntiledTokens = 1024;
 constexpr int64_t kValuesAtOnce = 16 << 10;  // for work on rows of activations and outputs

@@ -7,29 +7,12 @@
 namespace mlf::MLF_LEVEL {
 namespace {
 
-/// The larger magnitude of each lane, as bits. Magnitudes compare as integers, where a NaN is above
-/// all numbers: a block with one gets a NaN scale and its outputs are NaN, as they would be without
-/// quantization.
+/// The larger magnitude of each lane, as bits.
 MLF_INLINE I32 Magnitudes(F32 a, F32 b) {
   return Map<I32>([&](int p) {
     const NativeI32 u = (NativeI32)a.part[p] & 0x7FFFFFFF, v = (NativeI32)b.part[p] & 0x7FFFFFFF;
     return u > v ? u : v;
   });
-}
-
-/// The largest of both.
-MLF_INLINE float LargestMagnitude(F32 a, F32 b) {
-  const I32 larger = Magnitudes(a, b);
-  NativeI32 most{};
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) most = most > larger.part[p] ? most : larger.part[p];
-  int32_t lanes[kWidth], result = 0;
-  std::memcpy(lanes, &most, sizeof most);
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) result = result > lanes[i] ? result : lanes[i];
-  float magnitude;
-  std::memcpy(&magnitude, &result, sizeof magnitude);
-  return magnitude;
 }
 
 /// Rounds x to the nearest even integer by adding 1.5 * 2^23: the sum's low bits are the result,
@@ -63,17 +46,6 @@ MLF_INLINE void StoreBytes(int8_t* q, I32 v) {
 #endif
 }
 
-MLF_INLINE int32_t Sum(I32 a, I32 b) {
-  NativeI32 sums{};
-#pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) sums += a.part[p] + b.part[p];
-  int32_t lanes[kWidth], sum = 0;
-  std::memcpy(lanes, &sums, sizeof sums);
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i) sum += lanes[i];
-  return sum;
-}
-
 template <int kPlanes>
 MLF_INLINE void StorePlanes(ActivationBlock<kPlanes>& block, int offset, I32 n) {
   if constexpr (kPlanes == 1) {
@@ -85,60 +57,112 @@ MLF_INLINE void StorePlanes(ActivationBlock<kPlanes>& block, int offset, I32 n) 
   }
 }
 
+// ---- blocks, sixteen at a time ------------------------------------------------------------------
+
+constexpr int kBlocksAtOnce = kLanes;  // whose scales are one vector
+
+/// A vector of each of 16 blocks, and what all lanes of each come to: lane b is that of block b.
+struct BlockVectors {
+  int32_t lanes[kBlocksAtOnce][kLanes] = {};
+
+  MLF_TILE_METHOD void Set(int block, I32 v) {
+    Store(reinterpret_cast<float*>(lanes[block]), BitsToFloat(v));
+  }
+  template <typename Fn>
+  MLF_TILE_METHOD I32 Reduce(Fn fn) const {
+    constexpr int64_t kRowBytes = sizeof lanes[0];
+    const auto* rows = reinterpret_cast<const uint8_t*>(lanes);
+    I32 result = Map<I32>([](int) { return NativeI32{}; });
+#pragma GCC unroll 4
+    for (int64_t at = 0; at < kRowBytes; at += kRowBytes / kTurnedWords) {
+      const TurnedWords words = LoadTurned(rows + at, kRowBytes);
+#pragma GCC unroll 4
+      for (int j = 0; j < kTurnedWords; ++j) {
+        result = Map<I32>([&](int p)
+                              MLF_TILE_LAMBDA { return fn(result.part[p], words.of[j].part[p]); });
+      }
+    }
+    return result;
+  }
+};
+
+/// The largest magnitude of each of up to 16 blocks. Magnitudes compare as integers, where a NaN is
+/// above all numbers: a block with one gets a NaN scale and its outputs are NaN, as they would be
+/// without quantization.
+template <typename T>
+MLF_INLINE F32 LargestMagnitudes(const T* x, int blocks) {
+  constexpr int64_t kAhead = 1024;  // values
+  BlockVectors magnitudes;
+  for (int b = 0; b < blocks; ++b) {
+    const T* at = x + b * kQuantBlock;
+    Prefetch(at, kAhead);
+    Prefetch(at + kLanes, kAhead);
+    magnitudes.Set(b, Magnitudes(Load(at), Load(at + kLanes)));
+  }
+  return BitsToFloat(magnitudes.Reduce([](NativeI32 a, NativeI32 b)
+                                           MLF_TILE_LAMBDA -> NativeI32 { return a > b ? a : b; }));
+}
+
+// ---- activations --------------------------------------------------------------------------------
+
 /// The scale as Q8_0 stores it, a float16, so that one plane is that format and sees the same
 /// rounding as runtimes that keep activations in it; unrounded where float16 has no full precision.
-MLF_INLINE float AsStored(float scale) {
-  if (!(scale >= 0x1p-14f && scale <= 65504.f)) return scale;
+MLF_INLINE F32 AsStored(F32 scale) {
   F16 half[kLanes];
-  float lanes[kLanes];
-  Store(half, Set(scale));
-  Store(lanes, Load(half));
-  return lanes[0];
+  Store(half, scale);
+  const F32 rounded = Load(half);
+  return Map<F32>([&](int p) -> NativeF32 {
+    const NativeF32 v = scale.part[p];
+    return (v >= 0x1p-14f) & (v <= 65504.f) ? rounded.part[p] : v;
+  });
+}
+
+/// Up to kBlocksAtOnce blocks: first all scales, then all integers.
+template <int kPlanes>
+MLF_INLINE void QuantizeSome(ActivationBlock<kPlanes>* blocks, const float* x, int count) {
+  const F32 scale = LargestMagnitudes(x, count) / Set(kPlanes == 1 ? 127.f : 32512.f);
+  // A subnormal scale has no finite inverse: such a block is zero.
+  const F32 inverse = Map<F32>([&](int p) -> NativeF32 {
+    const NativeF32 v = scale.part[p];
+    return v >= 0x1p-126f ? (NativeF32{} + 1.f) / v : NativeF32{};
+  });
+  float factor[kBlocksAtOnce];
+  Store(factor, inverse);
+  BlockVectors integers;
+  for (int b = 0; b < count; ++b, x += kQuantBlock) {
+    const F32 f = Set(factor[b]);
+    const I32 first = Rounded(Load(x) * f), second = Rounded(Load(x + kLanes) * f);
+    StorePlanes(blocks[b], 0, first);
+    StorePlanes(blocks[b], kLanes, second);
+    integers.Set(b, first + second);
+  }
+  const I32 sum = integers.Reduce([](NativeI32 a, NativeI32 b) MLF_TILE_LAMBDA { return a + b; });
+  const F32 stored = kPlanes == 1 ? AsStored(scale) : scale;
+  float scales[kBlocksAtOnce], scaled_sums[kBlocksAtOnce];
+  int32_t sums[kBlocksAtOnce];
+  Store(scales, stored);
+  Store(scaled_sums, stored * ToFloat(sum));
+  std::memcpy(sums, &sum, sizeof sums);
+  for (int b = 0; b < count; ++b) {
+    blocks[b].scale = scales[b];
+    blocks[b].sum = sums[b];
+    blocks[b].scaled_sum = scaled_sums[b];
+  }
 }
 
 template <int kPlanes>
 MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
-  constexpr float kLargest = kPlanes == 1 ? 127.f : 32512.f;
-  for (int64_t k = 0; k < cols; k += kQuantBlock, q += sizeof(ActivationBlock<kPlanes>)) {
-    const F32 low = Load(x + k), high = Load(x + k + kLanes);
-    const float scale = LargestMagnitude(low, high) / kLargest;
-    // A subnormal scale has no finite inverse: such a block is zero.
-    const F32 inverse = Set(scale >= 0x1p-126f ? 1.f / scale : 0.f);
-    const I32 first = Rounded(low * inverse), second = Rounded(high * inverse);
-    ActivationBlock<kPlanes> block;
-    StorePlanes(block, 0, first);
-    StorePlanes(block, kLanes, second);
-    block.scale = kPlanes == 1 ? AsStored(scale) : scale;
-    block.sum = Sum(first, second);
-    block.scaled_sum = block.scale * static_cast<float>(block.sum);
-    std::memcpy(q, &block, sizeof block);
+  auto* blocks = reinterpret_cast<ActivationBlock<kPlanes>*>(q);
+  int64_t left = cols / kQuantBlock;
+  for (; left >= kBlocksAtOnce; left -= kBlocksAtOnce) {
+    QuantizeSome(blocks, x, kBlocksAtOnce);
+    blocks += kBlocksAtOnce;
+    x += kBlocksAtOnce * kQuantBlock;
   }
+  if (left > 0) QuantizeSome(blocks, x, static_cast<int>(left));
 }
 
 // ---- Q8_0 ---------------------------------------------------------------------------------------
-
-constexpr int kBlocksAtOnce = kLanes;  // whose scales are one vector
-constexpr int64_t kAhead = 1024;       // values
-
-/// Largest magnitudes of 16 blocks in [16][16] lanes, as LargestMagnitude compares: lane b is that
-/// of block b.
-MLF_INLINE F32 LargestOfBlocks(const int32_t* lanes) {
-  constexpr int64_t kRowBytes = kLanes * sizeof(int32_t);
-  const auto* rows = reinterpret_cast<const uint8_t*>(lanes);
-  I32 most = Map<I32>([](int) { return NativeI32{}; });
-#pragma GCC unroll 4
-  for (int64_t at = 0; at < kRowBytes; at += kRowBytes / kTurnedWords) {
-    const TurnedWords words = LoadTurned(rows + at, kRowBytes);
-#pragma GCC unroll 4
-    for (int j = 0; j < kTurnedWords; ++j) {
-      most = Map<I32>([&](int p) {
-        const NativeI32 a = most.part[p], b = words.of[j].part[p];
-        return a > b ? a : b;
-      });
-    }
-  }
-  return BitsToFloat(most);
-}
 
 /// Rounds to the nearest integer, ties away from zero as roundf does: truncates x plus the largest
 /// number below a half. What is no number becomes 0.
@@ -159,18 +183,9 @@ MLF_INLINE F32 InverseScales(F32 scale) {
   });
 }
 
-/// Up to kBlocksAtOnce blocks: first all scales, then all integers.
 template <typename T>
 MLF_INLINE void QuantizeSome(uint8_t* q, const T* x, int blocks) {
-  int32_t magnitudes[kBlocksAtOnce * kLanes] = {};
-  for (int b = 0; b < blocks; ++b) {
-    const T* at = x + b * kQuantBlock;
-    Prefetch(at, kAhead);
-    Prefetch(at + kLanes, kAhead);
-    const F32 low = Load(at), high = Load(at + kLanes);
-    Store(reinterpret_cast<float*>(magnitudes + b * kLanes), BitsToFloat(Magnitudes(low, high)));
-  }
-  const F32 scale = LargestOfBlocks(magnitudes) / Set(127.f);
+  const F32 scale = LargestMagnitudes(x, blocks) / Set(127.f);
   F16 stored[kBlocksAtOnce];
   float inverse[kBlocksAtOnce];
   Store(stored, scale);
