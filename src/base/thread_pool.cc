@@ -4,6 +4,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -93,9 +95,32 @@ struct Job {
   }
 };
 
+/// Keeps a sleeping worker off the caller's CPU. Linux likes to wake a thread where its waker runs:
+/// in a virtual machine, where an idle CPU looks taken because the host runs something else on it,
+/// even always. The two would then share one CPU until the next balancing, milliseconds later.
+class Placement {
+ public:
+  Placement() {
+    if (sched_getaffinity(0, sizeof(all_), &all_) != 0) CPU_ZERO(&all_);
+  }
+
+  void Avoid(pid_t worker, int cpu) {
+    if (cpu == avoided_ || cpu < 0 || cpu >= CPU_SETSIZE) return;
+    cpu_set_t others = all_;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    avoided_ = cpu;  // where it is not allowed, once is enough too
+    sched_setaffinity(worker, sizeof(others), &others);
+  }
+
+ private:
+  cpu_set_t all_;  // as the pool found it
+  int avoided_ = -1;
+};
+
 class ThreadPool {
  public:
-  explicit ThreadPool(int workers) : shares_(workers + 1) {
+  explicit ThreadPool(int workers) : shares_(workers + 1), workers_(workers + 1) {
     try {
       for (int i = 1; i <= workers; ++i) std::thread(&ThreadPool::Loop, this, i).detach();
     } catch (const std::system_error&) {
@@ -110,7 +135,7 @@ class ThreadPool {
     job.threads = std::min(job.threads, static_cast<int>(shares_.size()));
     job.Cut();
     job_.store(&job, std::memory_order_seq_cst);
-    Signal();
+    Signal(job.threads);
     job.WorkAndPoll();
     // Workers that have not come yet find no job: on a busy machine nobody waits for a thread that
     // the system has not scheduled. Those inside finish their chunk.
@@ -121,9 +146,14 @@ class ThreadPool {
   }
 
  private:
-  void Signal() {
+  void Signal(int threads) {
     signal_.fetch_add(1, std::memory_order_seq_cst);
     if (parked_.load(std::memory_order_seq_cst) == 0) return;
+    const int cpu = sched_getcpu();
+    for (int i = 1; i < threads; ++i) {
+      const pid_t tid = workers_[i].tid.load(std::memory_order_acquire);
+      if (tid != 0) workers_[i].placement.Avoid(tid, cpu);
+    }
     std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
@@ -152,6 +182,7 @@ class ThreadPool {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals belong to the host program's threads
+    workers_[worker].tid.store(static_cast<pid_t>(syscall(SYS_gettid)), std::memory_order_release);
     for (uint64_t seen = 0;;) {
       seen = AwaitChange(seen);
       Join(worker);
@@ -164,7 +195,13 @@ class ThreadPool {
   std::atomic<int> inside_{0}, parked_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Share> shares_;  // of the job that holds the lease
+  // The caller that holds the lease uses these; first come its own.
+  std::vector<Share> shares_;
+  struct Worker {
+    std::atomic<pid_t> tid{0};
+    Placement placement;
+  };
+  std::vector<Worker> workers_;
 };
 
 // The pool outlives everything (its workers are detached), and a forked child, which has no
