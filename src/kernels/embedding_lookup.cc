@@ -15,7 +15,7 @@ namespace mlf {
 namespace {
 
 constexpr int64_t kBytesAtOnce = 256 << 10;  // of output that a thread takes
-constexpr int64_t kPieceBytes = 1024;        // of a row that is read at once, while ...
+constexpr int64_t kPieceBytes = 4096;        // of a row that is read at once, while ...
 constexpr int64_t kAheadBytes = 4096;        // ... that many later ones are on their way
 
 /// Blocks of a piece.
