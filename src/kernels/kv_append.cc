@@ -16,7 +16,7 @@ namespace mlf {
 namespace {
 
 constexpr int64_t kEntryGrain = 64;
-constexpr int64_t kAppendGrain = 16384;  // elements per chunk
+constexpr int64_t kAppendGrain = 4096;  // elements per chunk: keys go to a line each
 
 /// Pages of one layer.
 template <typename T>
