@@ -21,6 +21,9 @@ constexpr int kBlockTokens = 4, kFloatTokens = 4, kGroups = 1;
 constexpr int kBlockTokens = 2, kFloatTokens = 2, kGroups = 1;
 #endif
 constexpr int64_t kAheadBytes = 4096;  // of weights, for a single token: a page
+// Groups at once for a single token of a float format: one chain of multiply-adds alone, 32 bytes
+// of weights to a step, would be slower than memory.
+constexpr int kStreams = 2;
 
 /// What a register tile reads along k, and what it prefetches meanwhile: `ahead_step` bytes of
 /// later weights at each step, where a batch's share of them is less than a line often the same.
@@ -148,25 +151,49 @@ MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
   }
 }
 
+/// y = fma(w, x, y) for one k.
+template <typename F, int T, int G>
+MLF_INLINE void AddColumn(Sums<T, G>& y, const uint8_t* tile, int64_t group_bytes, const float* x,
+                          int64_t x_stride) {
+  F32 w[G];
+#pragma GCC unroll 4
+  for (int g = 0; g < G; ++g) {
+    w[g] = Load(reinterpret_cast<const typename F::Value*>(tile + g * group_bytes));
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) {
+    const F32 xk = Set(x[t * x_stride]);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g) y.of[t][g] = Fma(w[g], xk, y.of[t][g]);
+  }
+}
+
 template <typename F, int T, int G>
 MLF_INLINE void AccumulateFloats(Sums<T, G>& y, Operands a, int64_t cols) {
-  using Value = typename F::Value;
   const uint8_t* tile = a.tiles;
   const float* x = reinterpret_cast<const float*>(a.x);
   const int64_t x_stride = a.x_row_bytes / static_cast<int64_t>(sizeof(float));
   for (int64_t k = 0; k < cols; ++k, tile += kTileBytes<F>) {
     a.template Prefetch<(G * kTileBytes<F> + 63) / 64>();
-    F32 w[G];
+    AddColumn<F>(y, tile, a.group_bytes, x + k, x_stride);
+  }
+}
+
+/// The same for one token, with each of the G groups as a stream that is asked for a page ahead, at
+/// its end on to where it goes on: G groups later.
+template <typename F, int G>
+MLF_INLINE void AccumulateStreams(Sums<1, G>& y, Operands a, int64_t cols) {
+  constexpr int64_t kAhead = kAheadBytes / kTileBytes<F>;
+  const uint8_t* tile = a.tiles;
+  const float* x = reinterpret_cast<const float*>(a.x);
+  int64_t ahead = kAheadBytes, k = 0;
+  for (int64_t end = cols > kAhead ? cols - kAhead : 0; k < cols; end = cols) {
+    for (; k < end; ++k, tile += kTileBytes<F>) {
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) {
-      w[g] = Load(reinterpret_cast<const Value*>(tile + g * a.group_bytes));
+      for (int g = 0; g < G; ++g) __builtin_prefetch(tile + g * a.group_bytes + ahead);
+      AddColumn<F>(y, tile, a.group_bytes, x + k, 0);
     }
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const F32 xk = Set(x[t * x_stride + k]);
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) y.of[t][g] = Fma(w[g], xk, y.of[t][g]);
-    }
+    ahead += (G - 1) * a.group_bytes;
   }
 }
 
@@ -251,8 +278,10 @@ void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, in
   y.Clear();
   if constexpr (kIsBlockFormat<F>) {
     AccumulateBlocks<F, T, G>(y, operands, task.cols);
+  } else if constexpr (T == 1) {
+    AccumulateStreams<F>(y, operands, task.cols);
   } else {
-    AccumulateFloats<F, T, G>(y, operands, task.cols);
+    AccumulateFloats<F>(y, operands, task.cols);
   }
   for (int g = 0; g < G; ++g) {
     const int64_t row = (group + g) * kTileRows;
@@ -305,8 +334,14 @@ void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, i
                   int64_t begin, int64_t end) {
   DispatchFormat(task.format, [&]<typename F>() {
     const int64_t last = group + groups;
-    // One token waits for memory: one stream, prefetched a page ahead.
+    // One token waits for memory: few streams, prefetched a page ahead.
     if (end - begin == 1) {
+      if constexpr (!kIsBlockFormat<F>) {
+        const int64_t bytes = kStreams * task.group_bytes;
+        for (; group + kStreams <= last; group += kStreams, tiles += bytes) {
+          ComputeTokens<F, 1, kStreams>(task, tiles, group, begin, end, nullptr, 0);
+        }
+      }
       for (; group < last; ++group, tiles += task.group_bytes) {
         ComputeTokens<F, 1, 1>(task, tiles, group, begin, end, tiles + kAheadBytes, kTileBytes<F>);
       }
