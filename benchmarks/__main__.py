@@ -53,7 +53,7 @@ def measure(chosen: list[str], threads: int, *, markdown: bool) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     info = llm.build_info()
-    machine = machines.Machine(threads, info["cpu_level"])
+    machine = machines.Machine(threads)
     load = os.getloadavg()[0]
     print(
         f"{machines.cpu_name()}, {threads} threads, {info['cpu_level']}; {machine.describe()}\n"

@@ -5,14 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-NATIVE = Path(__file__).parent / "native"
 ROOT = Path(__file__).parents[1]
-FLOAT_LANES = {"avx512": 16, "avx2": 8}
 
 # Of glibc's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -41,81 +37,46 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def last_level_cache() -> int:
-    """Bytes of the largest cache of CPU 0; 32 MiB where the system does not say."""
-    sizes = [0]
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text("ascii").strip()
-        sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]])
-    return max(sizes) or 32 << 20
-
-
 class Machine:
-    """What the table's figures are held against.
+    """What the table's figures are held against; a limit is measured in turns with what it bounds.
 
     Args:
         threads: Threads of both sides.
-        cpu_level: The instructions the library uses, which bound its arithmetic.
 
     Attributes:
         threads: Likewise.
         cache_bytes: The last-level cache.
+        beyond_cache: Bytes of a working set that no cache helps with.
     """
 
     LIMITS = ("copy", "read", "fma")
 
-    def __init__(self, threads: int, cpu_level: str) -> None:
-        self.threads = threads
-        self.cache_bytes = last_level_cache()
-        self._native = _compile_limits()
-        if self._native is not None:
-            lanes = FLOAT_LANES.get(cpu_level, 4)
-            self._handle = self._native.LimitsNew(threads, self.beyond_cache, lanes)
+    def __init__(self, threads: int) -> None:
+        from my_llm_ffi import limits  # after pin(): it brings the libraries under test
 
-    @property
-    def beyond_cache(self) -> int:
-        """Bytes of a working set that no cache helps with."""
-        return 4 * self.cache_bytes
+        self.threads = threads
+        self.cache_bytes = limits.last_level_cache()
+        self.beyond_cache = limits.beyond_cache()
+        # Small pages, as the tensors of the frameworks have them.
+        self._limits = limits.MachineLimits(n_threads=threads, huge_pages=False)
 
     def sample(self, limit: str) -> float:
-        """One measurement of a limit; 0 where it cannot be measured.
+        """One measurement of a limit.
 
         Args:
             limit: ``copy``: bytes per second, read plus written, of all threads copying a working
                 set beyond the cache; ``read``: of reading it; ``fma``: float32 operations per
                 second, a multiply and an add being two.
         """
-        if self._native is None:
-            return 0.0
-        speed: float = self._native.LimitsMeasure(self._handle, limit[0].encode())
-        return speed
+        return self._limits.sample(limit)
 
     def describe(self) -> str:
         """The best of the limits in a line."""
         texts = [f"last-level cache {self.cache_bytes >> 20} MiB"]
         for limit in self.LIMITS:
             best = max(self.sample(limit) for _ in range(15))
-            unit = "GFLOP/s" if limit == "fma" else "GB/s"
-            texts.append(f"{limit} {best / 1e9:.0f} {unit}" if best else f"{limit} unknown")
+            texts.append(f"{limit} {best / 1e9:.0f} {'GFLOP/s' if limit == 'fma' else 'GB/s'}")
         return ", ".join(texts)
-
-
-def _compile_limits() -> ctypes.CDLL | None:
-    """native/limits.cc, loaded; None without a compiler."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        print("no C++ compiler: the machine's limits stay unknown")
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "liblimits.so"
-        flags = ["-std=c++20", "-O2", "-pthread", "-shared", "-fPIC", "-o", str(library)]
-        subprocess.run([compiler, *flags, str(NATIVE / "limits.cc")], check=True)
-        native = ctypes.CDLL(str(library))
-    native.LimitsNew.restype = ctypes.c_void_p
-    native.LimitsNew.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int)
-    native.LimitsMeasure.restype = ctypes.c_double
-    native.LimitsMeasure.argtypes = (ctypes.c_void_p, ctypes.c_char)
-    return native
 
 
 def cpu_name() -> str:

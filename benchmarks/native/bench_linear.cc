@@ -1,8 +1,11 @@
 // Speed of the matmul in every format, beside the machine's peaks. Checks the answer first.
 //   bench_linear [FORMAT ...]     (all formats where none is named; MY_LLM_FFI_CPU picks the level)
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -10,8 +13,8 @@
 #include "base/buffer.h"
 #include "base/cpu.h"
 #include "base/thread_pool.h"
+#include "kernels/limits.h"
 #include "kernels/linear.h"
-#include "peaks.h"
 
 namespace mlf::bench {
 namespace {
@@ -20,16 +23,41 @@ constexpr DLDevice kCpu{kDLCPU, 0};
 constexpr int64_t kMaxTokens = 512;
 constexpr int64_t kWeightBytes = 192 << 20;  // copies of a weight to run through: beyond any cache
 
-int FloatLanes() {
-  if (CpuLevelInUse() == CpuLevel::kAvx512) return 16;
-  return CpuLevelInUse() == CpuLevel::kAvx2 ? 8 : 4;
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Seconds {
+  double median, best;
+};
+
+/// Seconds of one of `times` calls, after one that does not count.
+template <typename Fn>
+Seconds Measure(int times, Fn fn) {
+  std::vector<double> seconds;
+  fn();
+  for (int i = 0; i < times; ++i) {
+    const double start = Now();
+    fn();
+    seconds.push_back(Now() - start);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return {seconds[times / 2], seconds[0]};
+}
+
+/// The best of what `measure` gives in several calls.
+template <typename Fn>
+double Best(Fn measure) {
+  double best = 0;
+  for (int i = 0; i < 15; ++i) best = std::max(best, measure());
+  return best;
 }
 
 struct Peaks {
-  Memory memory{256 << 20, /*huge=*/true};
-  double read = Best([&] { return ReadSpeed(ThreadCount(), memory); }),
-         flops = Best([] { return FloatSpeed(ThreadCount(), FloatLanes()); }),
-         byte_ops = Best([] { return ByteSpeed(ThreadCount(), FloatLanes()); });
+  MachineLimits limits{0, 256 << 20, /*huge_pages=*/true};
+  double read = Best([&] { return limits.ReadBytesPerSecond(); }),
+         flops = Best([&] { return limits.FloatOpsPerSecond(); }),
+         byte_ops = Best([&] { return limits.ByteOpsPerSecond(); });
 };
 
 std::vector<uint8_t> MakeWeight(const FormatInfo& info, int64_t rows, int64_t cols) {
@@ -97,15 +125,15 @@ class Bench {
       for (int64_t i = 0; i < runs; ++i) Run(tokens, i % copies_);
     });
     const double read = static_cast<double>(runs * bytes_);
-    const double ops = 2.0 * static_cast<double>(runs * rows_ * cols_ * tokens);
+    const double ops =
+        2.0 * static_cast<double>(runs * rows_ * cols_ * tokens * std::max(1, planes()));
     const double peak = (planes() > 0) ? peaks.byte_ops : peaks.flops;
     std::printf("%-5s %5ldx%-5ld %4ld tokens %9.1f us  %6.1f GB/s %7.1f GOP/s", info_.name,
                 static_cast<long>(rows_), static_cast<long>(cols_), static_cast<long>(tokens),
                 seconds.median / static_cast<double>(runs) * 1e6, read / seconds.median * 1e-9,
                 ops / seconds.median * 1e-9);
-    std::printf("   best: %3.0f%% of read", 100 * read / seconds.best / peaks.read);
-    if (peak > 0) std::printf(", %3.0f%% of multiply-adds", 100 * ops / seconds.best / peak);
-    std::printf("\n");
+    std::printf("   best: %3.0f%% of read, %3.0f%% of multiply-adds\n",
+                100 * read / seconds.best / peaks.read, 100 * ops / seconds.best / peak);
   }
 
   void ReportOthers() {

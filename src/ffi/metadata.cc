@@ -1,7 +1,8 @@
-// my_llm_ffi.Gguf: what a file says of itself, without its tensors. Counterpart: metadata.h.
+// my_llm_ffi.Gguf: what a file says of itself and of its tensors. Counterpart: metadata.h.
 #include "ffi/metadata.h"
 
 #include "ffi/objects.h"
+#include "kernels/linear.h"
 
 namespace mlf {
 namespace {
@@ -43,6 +44,21 @@ ffi::Any ToAny(const GgufValue& value) {
       value.value);
 }
 
+using TensorInfo = ffi::Map<ffi::String, ffi::Any>;
+
+/// In the file's order.
+ffi::Array<TensorInfo> Tensors(const GgufRef& self) {
+  ffi::Array<TensorInfo> infos;
+  for (const GgufTensor& tensor : self->file->tensors()) {
+    infos.push_back({{"name", ffi::Bytes(tensor.name)},
+                     {"format", ffi::String(InfoOf(tensor.format).name)},
+                     {"shape", ffi::Shape(tensor.shape)},
+                     {"bytes", tensor.bytes},
+                     {"activation_planes", ActivationPlanes(tensor.format)}});
+  }
+  return infos;
+}
+
 TVM_FFI_STATIC_INIT_BLOCK() {
   MethodDef<GgufObj>()
       .def_static(
@@ -54,6 +70,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("file_bytes", [](const GgufRef& self) { return self->file->file_bytes(); })
       .def("n_tensors",
            [](const GgufRef& self) { return static_cast<int64_t>(self->file->tensors().size()); })
+      .def("tensors", Tensors,
+           "Of each tensor name (bytes), format, shape (slowest first), bytes, and "
+           "activation_planes: "
+           "as how many bytes a matmul takes an activation, 0 for float32")
       .def("metadata_keys", [](const GgufRef& self) { return MetadataKeys(*self->file); })
       .def(
           "metadata",

@@ -268,4 +268,21 @@ TOKENS = (
     ),
 )
 
-MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS
+LIMITS = (
+    Mutant(
+        name="a limit counts operations that nobody did",
+        file="src/kernels/limits_simd.cc",
+        old="for (int i = 0; i < kFloatSums; ++i) {",
+        new="for (int i = 1; i < kFloatSums; ++i) {",
+        tests=(f"{NATIVE}limits_test",),
+    ),
+    Mutant(
+        name="16-bit activations cost what 8-bit ones do",
+        file="python/my_llm_ffi/work.py",
+        old="int8=planes * operations",
+        new="int8=operations",
+        tests=("tests/test_work.py::test_work_of_a_file",),
+    ),
+)
+
+MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS

@@ -11,7 +11,7 @@ from ..fetch import DEFAULT_MODEL, KNOWN_MODELS
 from . import commands as run
 
 PROG = "my-llm-ffi"
-_MAX_THREADS, _MAX_CONTEXT = 65535, 1 << 30  # of the library
+_MAX_THREADS, _MAX_CONTEXT, _MAX_SEQUENCES = 65535, 1 << 30, 4096
 _DESCRIPTION = "Runs GGUF language models on this machine."
 _EPILOG = f"""\
 examples:
@@ -36,6 +36,13 @@ examples:
   {PROG} generate --chat --prompt "Name three rivers." --system "Answer as a list."
   {PROG} generate model.gguf --prompt "def fib(n):" --stop "\\n\\n" --max-new-tokens 200
 """
+_BENCH_EPILOG = f"""\
+examples:
+  {PROG} bench a.gguf b.gguf -p 512 -n 128 -t 2 -r 3 -o json
+  {PROG} bench model.gguf --limits
+  {PROG} bench model.gguf -p 0 -n 32 --depth 4096
+  {PROG} bench model.gguf -p 0 -n 0 --parallel 16,32
+"""
 
 
 def _count(low: int, high: int = INT64_MAX) -> Any:
@@ -49,6 +56,16 @@ def _count(low: int, high: int = INT64_MAX) -> Any:
 
     count.__name__ = "integer"  # what argparse calls it when int() fails
     return count
+
+
+def _counts(low: int, high: int) -> Any:
+    one = _count(low, high)
+
+    def counts(text: str) -> list[int]:
+        return [one(part) for part in text.split(",")]
+
+    counts.__name__ = "list of integers"
+    return counts
 
 
 def _number(low: float, high: float, *, above_low: bool = False) -> Any:
@@ -178,7 +195,7 @@ def _add_bench(commands: Any) -> Any:
         "bench",
         help="measure prefill and decode",
         description="Measures tokens per second of prefill (pp) and decode (tg), mean ± deviation.",
-        epilog=f"example:\n  {PROG} bench a.gguf b.gguf -p 512 -n 128 -t 2 -r 3 -o json",
+        epilog=_BENCH_EPILOG,
     )
     add.set_defaults(run=run.bench)
     add.add_argument("models", metavar="MODEL", nargs="+", help="GGUF file or known model")
@@ -196,6 +213,26 @@ def _add_bench(commands: Any) -> Any:
     add.add_argument(
         "-r", "--repetitions", metavar="N", type=_count(1), default=3,
         help="samples of each, after one that is not counted (default: %(default)s)",
+    )  # fmt: skip
+    add.add_argument(
+        "-d", "--depth", metavar="N", type=_count(0, _MAX_CONTEXT), default=0,
+        help="tokens in the context before prefill and decode (default: %(default)s)",
+    )  # fmt: skip
+    add.add_argument(
+        "--parallel", metavar="N,N", type=_counts(1, _MAX_SEQUENCES), default=[],
+        help="also decode so many sequences together: steps alone, then with their prompts",
+    )  # fmt: skip
+    add.add_argument(
+        "--npp", metavar="N", type=_count(1, _MAX_CONTEXT), default=128,
+        help="tokens of the prompt of each of them (default: %(default)s)",
+    )  # fmt: skip
+    add.add_argument(
+        "--ntg", metavar="N", type=_count(1, _MAX_CONTEXT), default=64,
+        help="steps of each of them (default: %(default)s)",
+    )  # fmt: skip
+    add.add_argument(
+        "--limits", action="store_true",
+        help="measure what the machine can do at most, and print which part of it is reached",
     )  # fmt: skip
     add.add_argument("-o", "--output", choices=("md", "json"), default="md", help="default: md")
     return add

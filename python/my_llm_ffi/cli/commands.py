@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..fetch import KNOWN_MODELS, fetch_model
 from ..progress import ProgressBar
+
+if TYPE_CHECKING:
+    from ..limits import Limits
 
 _LISTED_ITEMS = 8  # of a metadata array
 
@@ -111,24 +114,46 @@ def fetch(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Prints the speed of models."""
-    if args.n_prompt == 0 and args.n_gen == 0:
+    if args.n_prompt == 0 and args.n_gen == 0 and not args.parallel:
         raise UsageError("-p and -n are both 0: nothing to measure")
     from .. import bench as speed
 
+    paths = [_model_path(name) for name in args.models]
+    limits = _limits(args) if args.limits else None
     rows: list[speed.Row] = []
-    for name in args.models:
-        path = _model_path(name)
+    for path in paths:
         with ProgressBar(f"measuring {path.name}") as bar:
             rows += speed.bench_model(
                 path,
                 n_prompt=args.n_prompt,
                 n_gen=args.n_gen,
+                n_depth=args.depth,
+                parallel=args.parallel,
+                parallel_prompt=args.npp,
+                parallel_gen=args.ntg,
                 n_threads=args.threads,
                 repetitions=args.repetitions,
+                limits=limits,
                 progress=bar,
             )
     _write((json.dumps(rows, indent=2) if args.output == "json" else speed.markdown(rows)) + "\n")
     return 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    """Measured, and shown in a line; on stderr where stdout is to be JSON."""
+    import my_llm_ffi as llm
+
+    from ..limits import available_threads, measure
+
+    limits = measure(args.threads)
+    threads, level = args.threads or available_threads(), llm.build_info()["cpu_level"]
+    line = f"limits of {threads} threads, {level}: {limits}\n"
+    if args.output == "json":
+        sys.stderr.write(line)
+    else:
+        _write(line + "\n")
+    return limits
 
 
 # ---- parts of commands -------------------------------------------------------------------------
