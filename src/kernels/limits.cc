@@ -63,12 +63,10 @@ double Seconds(int64_t chunks, Fn fn) {
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
   const int threads = ThreadCount();
   Meeting meeting(threads);
-  ParallelFor(threads + chunks, 1, [&](int64_t i, int64_t) {
-    if (i < threads) {
-      meeting.Join();
-    } else {
-      fn(i - threads);
-    }
+  ParallelFor(threads, 1, [&](int64_t thread, int64_t) {
+    meeting.Join();
+    const int64_t end = chunks * (thread + 1) / threads;
+    for (int64_t chunk = chunks * thread / threads; chunk < end; ++chunk) fn(chunk);
   });
   return meeting.Seconds();
 }

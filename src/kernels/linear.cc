@@ -20,7 +20,8 @@ namespace {
 constexpr int64_t kChunkBytes = 512 << 10;
 constexpr int64_t kChunkTokens = 16;  // a chunk holds at least, and a multiple of, this many
 constexpr int64_t kGrainBytes = 32 << 10;
-constexpr int64_t kGrainTokens = 16;  // from here on time goes with tokens, below with bytes
+constexpr int64_t kStreamBytes = 256 << 10;  // a token of a float format: streams worth a start
+constexpr int64_t kGrainTokens = 16;         // from here on time goes with tokens, below with bytes
 constexpr int64_t kUntiledTokens = 1024;
 constexpr int64_t kValuesAtOnce = 16 << 10;  // for work on rows of activations and outputs
 constexpr int64_t kScratchBytes = 8 << 20;   // for activations and outputs of other types
@@ -42,10 +43,13 @@ int64_t TokensAtOnce(const LinearTask& task, int64_t tokens) {
   return std::min(tokens, std::max(kChunkTokens, fit));
 }
 
-/// Pairs of groups that a thread takes at once.
-int64_t PairsAtOnce(int64_t pair_bytes, int64_t tokens) {
-  return kGrainBytes / std::max<int64_t>(1, pair_bytes) /
-         std::max<int64_t>(1, tokens / kGrainTokens);
+/// Pairs of groups that a thread takes at once, of `pairs`.
+int64_t PairsAtOnce(const LinearTask& task, int64_t pairs, int64_t tokens) {
+  const bool streams = tokens == 1 && ActivationPlanes(task.format) == 0;
+  const int64_t pair_bytes = std::max<int64_t>(1, kGroupsPerTile * task.group_bytes),
+                at_once = (streams ? kStreamBytes : kGrainBytes) / pair_bytes /
+                          std::max<int64_t>(1, tokens / kGrainTokens);
+  return std::min(at_once, CeilDiv(pairs, ThreadCount()));
 }
 
 /// Groups [begin, end) of a weight in the file's layout: turned in registers for a few tokens of a
@@ -75,8 +79,8 @@ void Multiply(const LinearTask& task, int64_t tokens) {
   const int64_t groups = TileGroups(task.rows), pairs = CeilDiv(groups, kGroupsPerTile);
   // Token chunks outermost: a chunk stays in cache while all weights pass by it.
   const int64_t chunk = TokensAtOnce(task, tokens);
-  const int64_t grain = PairsAtOnce(kGroupsPerTile * task.group_bytes, chunk);
-  ParallelFor(CeilDiv(tokens, chunk) * pairs, grain, [&](int64_t begin, int64_t end) {
+  const int64_t items = CeilDiv(tokens, chunk) * pairs;
+  ParallelFor(items, PairsAtOnce(task, items, chunk), [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t c = begin / pairs, pair = begin % pairs;
       const int64_t n = std::min(pairs - pair, end - begin);

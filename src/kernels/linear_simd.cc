@@ -179,21 +179,16 @@ MLF_INLINE void AccumulateFloats(Sums<T, G>& y, Operands a, int64_t cols) {
   }
 }
 
-/// The same for one token, with each of the G groups as a stream that is asked for a page ahead, at
-/// its end on to where it goes on: G groups later.
+/// The same for one token, whose G groups lie apart, so that each begins a stream of groups: asked
+/// for a page ahead, beyond the end of a group too.
 template <typename F, int G>
 MLF_INLINE void AccumulateStreams(Sums<1, G>& y, Operands a, int64_t cols) {
-  constexpr int64_t kAhead = kAheadBytes / kTileBytes<F>;
   const uint8_t* tile = a.tiles;
   const float* x = reinterpret_cast<const float*>(a.x);
-  int64_t ahead = kAheadBytes, k = 0;
-  for (int64_t end = cols > kAhead ? cols - kAhead : 0; k < cols; end = cols) {
-    for (; k < end; ++k, tile += kTileBytes<F>) {
+  for (int64_t k = 0; k < cols; ++k, tile += kTileBytes<F>) {
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) __builtin_prefetch(tile + g * a.group_bytes + ahead);
-      AddColumn<F>(y, tile, a.group_bytes, x + k, 0);
-    }
-    ahead += (G - 1) * a.group_bytes;
+    for (int g = 0; g < G; ++g) __builtin_prefetch(tile + g * a.group_bytes + kAheadBytes);
+    AddColumn<F>(y, tile, a.group_bytes, x + k, 0);
   }
 }
 
@@ -255,11 +250,14 @@ MLF_INLINE void AccumulateRows(Sums<T, 1>& y, const uint8_t* rows, const float* 
 }
 
 /// Sixteen outputs of one token, fewer in the last group.
-MLF_INLINE void StoreOutputs(float* out, const float* bias, F32 y, int64_t rows) {
-  if (rows >= kTileRows) {
+MLF_INLINE void StoreGroup(const LinearTask& task, int64_t group, int64_t token, F32 y) {
+  const int64_t row = group * kTileRows, left = task.rows - row;
+  float* out = task.out + token * task.rows + row;
+  const float* bias = task.bias == nullptr ? nullptr : task.bias + row;
+  if (left >= kTileRows) {
     Store(out, bias == nullptr ? y : y + Load(bias));
   } else {
-    const int n = static_cast<int>(rows);
+    const int n = static_cast<int>(left);
     StorePartial(out, bias == nullptr ? y : y + LoadPartial(bias, n), n);
   }
 }
@@ -278,17 +276,11 @@ void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, in
   y.Clear();
   if constexpr (kIsBlockFormat<F>) {
     AccumulateBlocks<F, T, G>(y, operands, task.cols);
-  } else if constexpr (T == 1) {
-    AccumulateStreams<F>(y, operands, task.cols);
   } else {
     AccumulateFloats<F>(y, operands, task.cols);
   }
   for (int g = 0; g < G; ++g) {
-    const int64_t row = (group + g) * kTileRows;
-    const float* bias = task.bias == nullptr ? nullptr : task.bias + row;
-    for (int t = 0; t < T; ++t) {
-      StoreOutputs(task.out + (token + t) * task.rows + row, bias, y.of[t][g], task.rows - row);
-    }
+    for (int t = 0; t < T; ++t) StoreGroup(task, group + g, token + t, y.of[t][g]);
   }
 }
 
@@ -305,20 +297,38 @@ MLF_INLINE void ComputeTokens(const LinearTask& task, const uint8_t* tiles, int6
   }
 }
 
+/// One token of a float format, group by group of kStreams parts of the groups side by side.
+/// Returns how many groups that were.
+template <typename F>
+MLF_INLINE int64_t ComputeStreams(const LinearTask& task, const uint8_t* tiles, int64_t group,
+                                  int64_t groups, int64_t token) {
+  const int64_t apart = groups / kStreams;
+  Operands operands{.tiles = tiles,
+                    .group_bytes = apart * task.group_bytes,
+                    .x = task.x + token * task.x_row_bytes,
+                    .x_row_bytes = task.x_row_bytes,
+                    .ahead = nullptr,
+                    .ahead_step = 0};
+  for (int64_t i = 0; i < apart; ++i, operands.tiles += task.group_bytes) {
+    Sums<1, kStreams> y;
+    y.Clear();
+    AccumulateStreams<F>(y, operands, task.cols);
+    for (int g = 0; g < kStreams; ++g) StoreGroup(task, group + i + g * apart, token, y.of[0][g]);
+  }
+  return apart * kStreams;
+}
+
 /// ComputeTokens for one group of whole rows.
 template <typename F, int T>
 MLF_INLINE void ComputeRows(const LinearTask& task, const uint8_t* rows, int64_t group,
                             int64_t begin, int64_t end) {
-  const int64_t row = group * kTileRows, x_stride = task.x_row_bytes / 4;
+  const int64_t x_stride = task.x_row_bytes / 4;
   for (; begin + T <= end; begin += T) {
     Sums<T, 1> y;
     y.Clear();
     AccumulateRows<F, T>(y, rows, reinterpret_cast<const float*>(task.x) + begin * x_stride,
                          x_stride, task.cols);
-    for (int t = 0; t < T; ++t) {
-      StoreOutputs(task.out + (begin + t) * task.rows + row,
-                   task.bias == nullptr ? nullptr : task.bias + row, y.of[t][0], kTileRows);
-    }
+    for (int t = 0; t < T; ++t) StoreGroup(task, group, begin + t, y.of[t][0]);
   }
   if constexpr (T > 1) ComputeRows<F, T / 2>(task, rows, group, begin, end);
 }
@@ -337,10 +347,9 @@ void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, i
     // One token waits for memory: few streams, prefetched a page ahead.
     if (end - begin == 1) {
       if constexpr (!kIsBlockFormat<F>) {
-        const int64_t bytes = kStreams * task.group_bytes;
-        for (; group + kStreams <= last; group += kStreams, tiles += bytes) {
-          ComputeTokens<F, 1, kStreams>(task, tiles, group, begin, end, nullptr, 0);
-        }
+        const int64_t done = ComputeStreams<F>(task, tiles, group, groups, begin);
+        group += done;
+        tiles += done * task.group_bytes;
       }
       for (; group < last; ++group, tiles += task.group_bytes) {
         ComputeTokens<F, 1, 1>(task, tiles, group, begin, end, tiles + kAheadBytes, kTileBytes<F>);
