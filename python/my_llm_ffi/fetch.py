@@ -103,9 +103,9 @@ def fetch_model(
     if model is None:
         known = ", ".join(KNOWN_MODELS)
         raise ValueError(f"fetch_model: unknown model {name!r}, expected one of: {known}")
-    folder = (
-        cache_folder() if cache_dir is None else Path(os.fsdecode(as_path("cache_dir", cache_dir)))
-    )
+    folder = cache_folder()
+    if cache_dir is not None:
+        folder = Path(os.fsdecode(as_path("cache_dir", cache_dir)))
     path = folder / model.file_name
     if _is_whole(path, model):
         return path

@@ -184,7 +184,7 @@ def test_paths_of_any_bytes(make: Callable[[], Context], tmp_path: Path) -> None
         Path(os.fsdecode(bad)).write_bytes(b"no state at all")
         context.load_state(bad)
     for call in (context.save_state, context.load_state):
-        with pytest.raises(TypeError, match="path is int, expected str, bytes or os.PathLike"):
+        with pytest.raises(TypeError, match=r"path is int, expected str, bytes or os\.PathLike"):
             call(3)
 
 
@@ -193,7 +193,7 @@ def test_a_path_with_a_null_byte_is_refused(make: Callable[[], Context], tmp_pat
     context.decode(PROMPT)
     context.save_state(tmp_path / "good")
     for call in (context.save_state, context.load_state):
-        with pytest.raises(ValueError, match="state: path .*good.*junk.* contains a null byte"):
+        with pytest.raises(ValueError, match=r"state: path .*good.*junk.* contains a null byte"):
             call(f"{tmp_path}/good\0junk")
 
 
