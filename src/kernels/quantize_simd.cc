@@ -63,10 +63,10 @@ MLF_INLINE void StoreBytes(int8_t* q, I32 v) {
 #endif
 }
 
-MLF_INLINE int32_t Sum(I32 a, I32 b) {
+MLF_INLINE int32_t Sum(I32 a) {
   NativeI32 sums{};
 #pragma GCC unroll 4
-  for (int p = 0; p < kParts; ++p) sums += a.part[p] + b.part[p];
+  for (int p = 0; p < kParts; ++p) sums += a.part[p];
   int32_t lanes[kWidth], sum = 0;
   std::memcpy(lanes, &sums, sizeof sums);
 #pragma GCC unroll 16
@@ -109,7 +109,8 @@ MLF_INLINE void Quantize(uint8_t* q, const float* x, int64_t cols) {
     StorePlanes(block, 0, first);
     StorePlanes(block, kLanes, second);
     block.scale = kPlanes == 1 ? AsStored(scale) : scale;
-    block.sum = Sum(first, second);
+    block.half_sum = Sum(first);
+    block.sum = block.half_sum + Sum(second);
     block.scaled_sum = block.scale * static_cast<float>(block.sum);
     std::memcpy(q, &block, sizeof block);
   }
