@@ -6,6 +6,8 @@
 namespace mlf::MLF_LEVEL {
 namespace {
 
+constexpr int64_t kAheadBytes = 4096;  // of tiles: a page
+
 MLF_INLINE Bytes AsBytes(I32 v) {
   return Map<Bytes>([&](int p) { return (NativeU8)v.part[p]; });
 }
@@ -112,6 +114,8 @@ void Widen(const quant::IQ2_XXS*, uint8_t* wide, const uint8_t* tile) {
   const F32 d = Lanes::Halves(tile);
   const uint8_t* indices = tile + kScaleBytes;
   for (int b = 0; b < quant::kSubBlocks; ++b, indices += 2 * kLineBytes, wide += kTileBytes<Wide>) {
+    __builtin_prefetch(indices + kAheadBytes);
+    __builtin_prefetch(indices + kAheadBytes + kLineBytes);
     const Codes codes = LoadCodes(indices);
     const I32 words = AsLanes(Bytes::Load(indices + kLineBytes));
     const Bytes signs = LoadSigns(words);
