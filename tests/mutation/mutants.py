@@ -285,4 +285,36 @@ LIMITS = (
     ),
 )
 
-MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS
+BLOCKS = (
+    Mutant(
+        name="6-bit minima lose their upper bits",
+        file="src/quant/super_block.h",
+        old="(bytes >> 2 & 0x30) |",
+        new="(bytes >> 2 & 0x10) |",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+    Mutant(
+        name="6-bit products overflow 16 bits",
+        file="src/kernels/block_dot.h",
+        old="kMax <= 31 ? 4 : 2;",
+        new="kMax <= 63 ? 4 : 2;",
+        tests=("native:linear_test",),
+        cpu="avx2",
+    ),
+    Mutant(
+        name="both halves of a block get the sum of one",
+        file="src/kernels/linear_simd.cc",
+        old="return h == 0 ? x.half_sum : x.sum - x.half_sum;",
+        new="return h == 0 ? x.half_sum : x.half_sum;",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+    Mutant(
+        name="the eighth sign of IQ2_XXS is not made of the others",
+        file="src/kernels/widen_simd.cc",
+        old="return seven.part[p] | (low.part[p] ^ high.part[p]);",
+        new="return seven.part[p] | (low.part[p] & high.part[p]);",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+)
+
+MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS + BLOCKS
