@@ -443,8 +443,9 @@ def log_softmax(
 
     ``out = y - log(sum(exp(y)))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
     soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the
-    row is subtracted first and all is computed in float32. ``-inf`` stays ``-inf``; a row of
-    nothing but ``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+    row is subtracted first and all is computed in float32. Without a cap ``-inf`` stays ``-inf``,
+    and a row of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts
+    as ``soft_cap`` of its sign, so that masks belong behind it. NaN gives NaN.
 
     Args:
         x: ``[*batch, n]``, float32, float16 or bfloat16. Scores; may have no rows.
@@ -818,8 +819,9 @@ def softmax(
 
     ``out = exp(y) / sum(exp(y))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
     soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the
-    row is subtracted first and all is computed in float32. ``-inf`` gives 0; a row of nothing but
-    ``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+    row is subtracted first and all is computed in float32. Without a cap ``-inf`` gives 0, and a
+    row of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as
+    ``soft_cap`` of its sign, so that masks belong behind it. NaN gives NaN.
 
     Args:
         x: ``[*batch, n]``, float32, float16 or bfloat16. Scores; may have no rows.

@@ -46,7 +46,7 @@ struct Rows<BF16> {
 /// Joins the parts of a row in the order they come.
 class RowSum {
  public:
-  explicit RowSum(Scores scores) : spread_(scores.cap == 0 ? std::abs(scores.scale) : 1) {}
+  explicit RowSum(Scores scores) : spread_(scores.cap == 0 ? std::abs(scores.scale) : scores.cap) {}
 
   void Add(SoftmaxPart part) {
     if (part.max > max_) {
@@ -179,8 +179,9 @@ const Op kSoftmax{
 
 ``out = exp(y) / sum(exp(y))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
 soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the row
-is subtracted first and all is computed in float32. ``-inf`` gives 0; a row of nothing but ``-inf``
-(without a cap), or with ``+inf`` or NaN in it, gives NaN.
+is subtracted first and all is computed in float32. Without a cap ``-inf`` gives 0, and a row of
+nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as ``soft_cap`` of
+its sign, so that masks belong behind it. NaN gives NaN.
 
 x: Scores; may have no rows.
 scale: Multiplies every score; finite as float32.
@@ -195,8 +196,9 @@ const Op kLogSoftmax{
 
 ``out = y - log(sum(exp(y)))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
 soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the row
-is subtracted first and all is computed in float32. ``-inf`` stays ``-inf``; a row of nothing but
-``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+is subtracted first and all is computed in float32. Without a cap ``-inf`` stays ``-inf``, and a row
+of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as ``soft_cap``
+of its sign, so that masks belong behind it. NaN gives NaN.
 
 x: Scores; may have no rows.
 scale: Multiplies every score; finite as float32.

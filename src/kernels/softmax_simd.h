@@ -13,9 +13,9 @@ struct Scores {
   float cap;
 };
 
-/// The largest y of a block and the sum of e^(y - max); without a cap the largest of x with the
-/// sign of scale instead, and the sum of e^((x - max) |scale|). At least the lowest finite float;
-/// NaN goes into the sum, not into max.
+/// The largest of a block of scores but for their factor, y: of x with the sign of scale, whose
+/// factor is |scale|; of tanh(scale * x), whose factor is the cap, where there is one. And the sum
+/// of e^(factor (y - max)). At least the lowest finite float; NaN goes into the sum, not into max.
 struct SoftmaxPart {
   float max;
   float sum;
@@ -23,7 +23,8 @@ struct SoftmaxPart {
 
 enum class SoftmaxForm : int { kProbability, kLogarithm };
 
-/// The part of x[n]. Where e is not null, its n elements get e^(y - max); it may be x.
+/// The part of x[n]. Where e is not null, its n elements get e^(factor (y - max)); it
+/// may be x.
 MLF_SIMD_FN(softmax_part_f32, PartOf,
             SoftmaxPart(float* e, const float* x, int64_t n, Scores scores))
 MLF_SIMD_FN(softmax_part_f16, PartOf, SoftmaxPart(float* e, const F16* x, int64_t n, Scores scores))
@@ -38,7 +39,7 @@ MLF_SIMD_FN(softmax_scale_f16, ScaleSoftmax,
 MLF_SIMD_FN(softmax_scale_bf16, ScaleSoftmax,
             void(BF16* out, const float* e, int64_t n, float factor))
 
-/// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm, max as in SoftmaxPart; out
+/// out[i] = e^(factor (y[i] - max)) * norm, or the logarithm, less norm, max as in SoftmaxPart; out
 /// may be x.
 MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,
             void(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
