@@ -52,7 +52,7 @@ def test_keys_turned_by_other_angles_are_refused(
     saved.decode(PROMPT)
     saved.save_state(tmp_path / "rope.state")
     same.load_state(tmp_path / "rope.state")
-    with pytest.raises(ValueError, match="was saved by .*rope base"):
+    with pytest.raises(ValueError, match=r"was saved by .*rope base"):
         other.load_state(tmp_path / "rope.state")
     assert other.seq_positions(0) is None
 
