@@ -18,8 +18,8 @@ Array = TypeVar("Array")
 
 # Classes that were looked at once and found safe to hand to native code.
 known_types: set[type] = {tvm_ffi.Tensor}
-# Holds torch's module of forward-mode derivatives, its function that counts a write and the one that
-# says whether tensors are made without counts, once an op was given one of its tensors.
+# Holds torch's module of forward-mode derivatives, its function that counts a write and the one
+# that says whether tensors are made without counts, once an op was given one of its tensors.
 torch_seen: list[Any] = []
 _torch_types: set[type] = set()
 

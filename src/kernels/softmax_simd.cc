@@ -62,26 +62,30 @@ MLF_INLINE SoftmaxPart ChoosePart(float* e, const T* x, int64_t n, Scores scores
 }
 
 template <typename T>
-MLF_INLINE void Scale(T* out, const float* e, int64_t n, float factor) {
+MLF_INLINE void Scale(RowOut<T> row, const float* e, int64_t n, float factor) {
   const F32 f = Set(factor);
-  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    StoreCount(out + i, LoadCount(e + i, count) * f, count);
+  WithOut(row, [&]<bool kStream>(T* out) __attribute__((always_inline)) {
+    ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+      Put<kStream>(out + i, LoadCount(e + i, count) * f, count);
+    });
   });
 }
 
 template <bool kCapped, SoftmaxForm kForm, typename T>
-MLF_INLINE void Write(T* out, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
+MLF_INLINE void Write(RowOut<T> row, const T* x, int64_t n, Scores scores, F32 max, F32 norm) {
   constexpr bool kPower = kForm == SoftmaxForm::kProbability;
   const F32 factor = Factor<kCapped>(scores, kPower ? kLog2E : 1.f);
-  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    const F32 below = Below<kCapped>(LoadCount(x + i, count), scores, max) * factor;
-    StoreCount(out + i, kPower ? Exp2(below) * norm : below - norm, count);
+  WithOut(row, [&]<bool kStream>(T* out) __attribute__((always_inline)) {
+    ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+      const F32 below = Below<kCapped>(LoadCount(x + i, count), scores, max) * factor;
+      Put<kStream>(out + i, kPower ? Exp2(below) * norm : below - norm, count);
+    });
   });
 }
 
 template <typename T>
-MLF_INLINE void ChooseWrite(T* out, const T* x, int64_t n, Scores scores, float max, float norm,
-                            SoftmaxForm form) {
+MLF_INLINE void ChooseWrite(RowOut<T> out, const T* x, int64_t n, Scores scores, float max,
+                            float norm, SoftmaxForm form) {
   constexpr SoftmaxForm kProbability = SoftmaxForm::kProbability,
                         kLogarithm = SoftmaxForm::kLogarithm;
   const F32 m = Set(max), s = Set(norm);
@@ -103,19 +107,25 @@ SoftmaxPart PartOf(float* e, const BF16* x, int64_t n, Scores scores) {
   return ChoosePart(e, x, n, scores);
 }
 
-void ScaleSoftmax(float* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
-void ScaleSoftmax(F16* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
-void ScaleSoftmax(BF16* out, const float* e, int64_t n, float factor) { Scale(out, e, n, factor); }
+void ScaleSoftmax(RowOut<float> out, const float* e, int64_t n, float factor) {
+  Scale(out, e, n, factor);
+}
+void ScaleSoftmax(RowOut<F16> out, const float* e, int64_t n, float factor) {
+  Scale(out, e, n, factor);
+}
+void ScaleSoftmax(RowOut<BF16> out, const float* e, int64_t n, float factor) {
+  Scale(out, e, n, factor);
+}
 
-void WriteSoftmax(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
+void WriteSoftmax(RowOut<float> out, const float* x, int64_t n, Scores scores, float max,
+                  float norm, SoftmaxForm form) {
+  ChooseWrite(out, x, n, scores, max, norm, form);
+}
+void WriteSoftmax(RowOut<F16> out, const F16* x, int64_t n, Scores scores, float max, float norm,
                   SoftmaxForm form) {
   ChooseWrite(out, x, n, scores, max, norm, form);
 }
-void WriteSoftmax(F16* out, const F16* x, int64_t n, Scores scores, float max, float norm,
-                  SoftmaxForm form) {
-  ChooseWrite(out, x, n, scores, max, norm, form);
-}
-void WriteSoftmax(BF16* out, const BF16* x, int64_t n, Scores scores, float max, float norm,
+void WriteSoftmax(RowOut<BF16> out, const BF16* x, int64_t n, Scores scores, float max, float norm,
                   SoftmaxForm form) {
   ChooseWrite(out, x, n, scores, max, norm, form);
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "base/row_out.h"
 #include "base/simd_fn.h"
 
 namespace mlf {
@@ -33,22 +34,22 @@ MLF_SIMD_FN(softmax_part_bf16, PartOf,
 
 /// out[i] = e[i] * factor; out may be e.
 MLF_SIMD_FN(softmax_scale_f32, ScaleSoftmax,
-            void(float* out, const float* e, int64_t n, float factor))
+            void(RowOut<float> out, const float* e, int64_t n, float factor))
 MLF_SIMD_FN(softmax_scale_f16, ScaleSoftmax,
-            void(F16* out, const float* e, int64_t n, float factor))
+            void(RowOut<F16> out, const float* e, int64_t n, float factor))
 MLF_SIMD_FN(softmax_scale_bf16, ScaleSoftmax,
-            void(BF16* out, const float* e, int64_t n, float factor))
+            void(RowOut<BF16> out, const float* e, int64_t n, float factor))
 
 /// out[i] = e^(factor (y[i] - max)) * norm, or the logarithm, less norm, max as in SoftmaxPart; out
 /// may be x.
 MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,
-            void(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<float> out, const float* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 MLF_SIMD_FN(softmax_write_f16, WriteSoftmax,
-            void(F16* out, const F16* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<F16> out, const F16* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 MLF_SIMD_FN(softmax_write_bf16, WriteSoftmax,
-            void(BF16* out, const BF16* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<BF16> out, const BF16* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 
 }  // namespace mlf
