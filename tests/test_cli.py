@@ -58,6 +58,7 @@ class FakeStream:
     def __init__(self, pieces):
         self._pieces = iter(pieces)
         self.result = SimpleNamespace(
+            tokens=[1, 2, 3, 4, 5],
             finish_reason=SimpleNamespace(name="END_ID"),
             timings=SimpleNamespace(
                 prompt_tokens=10, prompt_seconds=0.5, generated_tokens=4, generated_seconds=0.0
@@ -129,7 +130,7 @@ def test_generate_streams_and_reports(fake, capsys):
     out, err = capsys.readouterr()
     assert out == "Because é\n"
     assert err == (
-        "[prompt 10 tokens, 20.0 tokens/s; generated 4 tokens, no time taken; finished: end_id]\n"
+        "[prompt 10 tokens, 20.0 tokens/s; generated 5 tokens, no time taken; finished: end_id]\n"
     )
     (model,) = FakeModel.made
     assert model.options["n_threads"] == 2
@@ -219,6 +220,33 @@ def test_info(fake, capsys):
     assert facts["chat_template"] is True
     expected = {"name": "fake", "tokens": "<99 items>", "few": [1, 2], "on": True}
     assert facts["metadata"] == expected
+
+
+def test_json_is_json_where_stdout_is_not_utf8(tmp_path):
+    """Characters that the encoding lacks come as JSON's own escapes, not as Python's."""
+    path = tmp_path / "é.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("naïve 🎈")
+    writer.add_token_list(["a"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    for encoding, raw in {"ascii": False, "latin-1": False, "utf-8": True}.items():
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-m", "my_llm_ffi", "info", str(path), "--json"]
+        out = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=True).stdout
+        facts = json.loads(out)
+        assert facts["metadata"]["general.name"] == "naïve 🎈"
+        assert facts["file"] == str(path)
+        assert ("🎈".encode() in out) == raw
+
+
+def test_tokenize_prints_json_where_stdout_is_not_utf8(fake, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(FakeVocab, "piece", lambda self, token: "é".encode())
+    assert cli.main(["tokenize", fake, "x", "--no-special", "--json"]) == 0
+    assert json.loads(stream.buffer.getvalue()) == {"tokens": [121], "pieces": ["é"]}
 
 
 def test_info_of_a_vocabulary_alone(tmp_path, capsys):
@@ -336,6 +364,57 @@ def test_wrong_usage_is_status_2(fake, capsys, arguments, message):
     assert cli.main([fake if arg == "FILE" else arg for arg in arguments]) == 2
     assert message in capsys.readouterr().err
     assert FakeModel.made == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "FILE", "--prompt", "a\udcff"], "--prompt"),
+        (["generate", "FILE", "--chat", "--prompt", "x", "--system", "\udcff"], "--system"),
+        (["generate", "FILE", "--prompt", "x", "--stop", "a", "--stop", "\udcff"], "--stop"),
+        (["tokenize", "FILE", "\udcff"], "TEXT"),
+    ],
+)
+def test_bytes_that_are_no_text_are_wrong_usage(fake, capsys, arguments, name):
+    assert cli.main([fake if arg == "FILE" else arg for arg in arguments]) == 2
+    assert f"error: {name} holds the byte 0xff, which is no text in" in capsys.readouterr().err
+    assert FakeModel.made == []
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_stdin_that_is_no_text_is_wrong_usage(fake, monkeypatch, capsys, errors):
+    raw = io.BytesIO(b"a\xff")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, "utf-8", errors=errors))
+    assert cli.main(["generate", fake]) == 2
+    said = "error: stdin holds the byte 0xff, which is no text in utf-8\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+@pytest.mark.parametrize("command", ["info", "generate"])
+def test_what_is_no_regular_file_is_called_so(tmp_path, capsys, command):
+    os.mkfifo(tmp_path / "pipe")
+    rest = ["--prompt", "x"] if command == "generate" else []
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        assert cli.main([command, path, *rest]) == 1
+        said = f"error: {path} is not a regular file, expected a GGUF file"
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.gguf"
+    writer = gguf.GGUFWriter(os.fsdecode(path), "llama")
+    writer.add_token_list(["a"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    command = [sys.executable, "-m", "my_llm_ffi", "info", path, "--json"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert json.loads(done.stdout)["file"] == os.fsdecode(path)
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"my-llm-ffi {my_llm_ffi.__version__}\n"
 
 
 @pytest.mark.parametrize(

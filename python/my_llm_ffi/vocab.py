@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import _ffi_api
-from .checks import as_count
+from .checks import as_count, as_path, as_utf8
 
 
 class StreamDecoder:
@@ -39,15 +39,16 @@ class Vocab:
         self._handle = handle
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Vocab:
+    def from_file(cls, path: str | bytes | os.PathLike[Any]) -> Vocab:
         """Reads the vocabulary of a GGUF file, with or without tensors.
 
         Raises:
             OSError: The file cannot be read.
+            TypeError: ``path`` is no path.
             ValueError: It is not a GGUF file, or its vocabulary contradicts itself.
             NotImplementedError: The kind of tokenizer is not known here.
         """
-        return cls(_ffi_api.Vocab.from_file(os.fspath(path)))
+        return cls(_ffi_api.Vocab.from_file(as_path("path", path)))
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -61,11 +62,11 @@ class Vocab:
 
         Raises:
             TypeError: ``text`` is no string.
-            UnicodeEncodeError: It holds a lone surrogate.
+            ValueError: It holds a lone surrogate, such as ``open(…, errors="surrogateescape")``
+                makes of a byte that is not UTF-8.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text is {type(text).__name__}, expected str")
-        return list(self._handle.tokenize(text.encode(), bool(add_special), bool(parse_special)))
+        utf8 = as_utf8("text", text)
+        return list(self._handle.tokenize(utf8, bool(add_special), bool(parse_special)))
 
     def detokenize(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Joins token ids to text; bytes that are not UTF-8 become U+FFFD.

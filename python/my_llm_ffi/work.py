@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _ffi_api
+from .checks import as_path
 from .limits import Limits, last_level_cache
 
 _KV_BYTES = 2  # of an element of the cache, which contexts keep in float16 by default
@@ -112,14 +113,14 @@ def kv_bytes(config: Any) -> int:
     return int(2 * _KV_BYTES * config.n_layers * config.n_kv_heads * config.head_dim)
 
 
-def work_of(path: str | os.PathLike[str], config: Any) -> Work:
+def work_of(path: str | bytes | os.PathLike[Any], config: Any) -> Work:
     """The work of a model.
 
     Args:
         path: Its GGUF file.
         config: Its `ModelConfig`.
     """
-    return count(_ffi_api.Gguf.open(os.fspath(path)).tensors(), kv_bytes(config))
+    return count(_ffi_api.Gguf.open(as_path("path", path)).tensors(), kv_bytes(config))
 
 
 def count(tensors: Iterable[Mapping[str, Any]], kv_bytes: int) -> Work:

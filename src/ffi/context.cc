@@ -46,12 +46,12 @@ void RegisterContext() {
            [](const ContextRef& self, int64_t seq) { return self->context.Get()->Count(seq); })
       .def("clear", [](const ContextRef& self) { self->context.Get()->Clear(); })
       .def("save_state",
-           [](const ContextRef& self, const ffi::String& path, const OptionalInt& seq) {
-             self->context.Get()->SaveState(path, ToStd(seq));
+           [](const ContextRef& self, const PathArgument& path, const OptionalInt& seq) {
+             self->context.Get()->SaveState(ToPath(path), ToStd(seq));
            })
       .def("load_state",
-           [](const ContextRef& self, const ffi::String& path, const OptionalInt& seq) {
-             self->context.Get()->LoadState(path, ToStd(seq));
+           [](const ContextRef& self, const PathArgument& path, const OptionalInt& seq) {
+             self->context.Get()->LoadState(ToPath(path), ToStd(seq));
            });
 }
 

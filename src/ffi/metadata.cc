@@ -63,8 +63,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   MethodDef<GgufObj>()
       .def_static(
           "open",
-          [](const ffi::String& path) {
-            return GgufRef(ffi::make_object<GgufObj>(Gguf::Open(path, {.tensors = false})));
+          [](const PathArgument& path) {
+            return GgufRef(ffi::make_object<GgufObj>(Gguf::Open(ToPath(path), {.tensors = false})));
           },
           "Opens a GGUF file, with or without tensors; of split files any part.")
       .def("file_bytes", [](const GgufRef& self) { return self->file->file_bytes(); })

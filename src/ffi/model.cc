@@ -5,7 +5,7 @@
 namespace mlf {
 namespace {
 
-ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap, bool mlock,
+ModelRef Load(const PathArgument& path, int64_t n_threads, bool repack, bool mmap, bool mlock,
               const ffi::Optional<ffi::Function>& progress) {
   if (n_threads < 0 || n_threads > 65535) {
     TVM_FFI_THROW(ValueError) << "n_threads is " << n_threads << ", expected a count, or 0 for all";
@@ -22,7 +22,7 @@ ModelRef Load(const ffi::String& path, int64_t n_threads, bool repack, bool mmap
       return answer == nullptr || answer.cast<bool>();
     };
   }
-  return ModelRef(ffi::make_object<ModelObj>(Model::Load(path, options)));
+  return ModelRef(ffi::make_object<ModelObj>(Model::Load(ToPath(path), options)));
 }
 
 ffi::Map<ffi::String, ffi::Any> Config(const ModelRef& self) {

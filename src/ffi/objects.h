@@ -125,6 +125,15 @@ MLF_OBJECT_REF(ContextRef, ContextObj);
 MLF_OBJECT_REF(SamplerRef, SamplerObj);
 MLF_OBJECT_REF(GenerationRef, GenerationObj);
 
+/// A path as callers have it: text, or the bytes of a name that is not UTF-8.
+using PathArgument = ffi::Variant<ffi::String, ffi::Bytes>;
+
+inline std::string ToPath(const PathArgument& path) {
+  if (const auto text = path.as<ffi::String>()) return {text->data(), text->size()};
+  const ffi::Bytes bytes = path.get<ffi::Bytes>();
+  return {bytes.data(), bytes.size()};
+}
+
 inline std::vector<int64_t> ToInts(const ffi::Array<int64_t>& values) {
   return {values.begin(), values.end()};
 }

@@ -25,8 +25,8 @@ std::vector<int32_t> CheckedIds(const Vocab& vocab, const ffi::Array<int64_t>& i
   return checked;
 }
 
-VocabRef FromFile(const ffi::String& path) {
-  const auto file = Gguf::Open(path, {.tensors = false});
+VocabRef FromFile(const PathArgument& path) {
+  const auto file = Gguf::Open(ToPath(path), {.tensors = false});
   return VocabRef(ffi::make_object<VocabObj>(LoadVocab(*file)));
 }
 

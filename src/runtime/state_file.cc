@@ -40,19 +40,25 @@ std::string Signature(const Model& model, const RopeSettings& rope, DLDataType k
   return text.append(angles).append("/").append(DtypeName(kv_dtype));
 }
 
+void RefuseNullByte(const char* name, const std::string& path) {
+  if (path.find('\0') != std::string::npos)
+    TVM_FFI_THROW(ValueError) << name << ": path " << QuotedPath(path) << " contains a null byte";
+}
+
+/// Asked before a file is opened: a named pipe would be waited for, a device never ends.
+void RefuseIrregular(const char* name, const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    TVM_FFI_THROW(OSError) << name << ": " << QuotedPath(path) << " is not a regular file";
+}
+
 /// Writes beside the target and takes its place when all is written; leaves nothing behind before.
 class Writer {
  public:
   explicit Writer(const std::string& path) : path_(path), part_(path + ".part") {
-    if (path.find('\0') != std::string::npos) {
-      TVM_FFI_THROW(ValueError) << "save_state: path " << QuotedPath(path)
-                                << " contains a null byte";
-    }
-    std::error_code error;
-    const auto status = std::filesystem::status(path, error);
-    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-      TVM_FFI_THROW(OSError) << "save_state: " << QuotedPath(path) << " is not a regular file";
-    }
+    RefuseNullByte("save_state", path);
+    RefuseIrregular("save_state", path);
     out_.open(part_, std::ios::binary | std::ios::trunc);
     Check();
   }
@@ -90,17 +96,22 @@ class Writer {
 
 class Reader {
  public:
-  explicit Reader(const std::string& path) : path_(path), in_(path, std::ios::binary) {
+  explicit Reader(const std::string& path) : path_(path) {
+    RefuseNullByte("load_state", path);
+    RefuseIrregular("load_state", path);
+    in_.open(path, std::ios::binary);
     if (!in_) ThrowErrno(errno, path, "open the state file");
     std::error_code error;
     left_ = std::filesystem::file_size(path, error);
     if (error)
-      TVM_FFI_THROW(OSError) << "load_state: cannot read " << path << ": " << error.message();
+      TVM_FFI_THROW(OSError) << "load_state: cannot read " << QuotedPath(path) << ": "
+                             << error.message();
   }
   void Bytes(void* data, size_t n) {
-    if (n > left_) TVM_FFI_THROW(ValueError) << "load_state: " << path_ << " is truncated";
+    if (n > left_)
+      TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path_) << " is truncated";
     in_.read(static_cast<char*>(data), static_cast<std::streamsize>(n));
-    if (!in_) TVM_FFI_THROW(OSError) << "load_state: cannot read " << path_;
+    if (!in_) TVM_FFI_THROW(OSError) << "load_state: cannot read " << QuotedPath(path_);
     left_ -= n;
   }
   template <typename T>
@@ -125,24 +136,25 @@ struct SavedState {
 };
 
 [[noreturn]] void RefuseState(const std::string& path, const char* fault) {
-  TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << fault;
+  TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " holds " << fault;
 }
 
 void ReadHeader(Reader& in, const std::string& path, const std::string& signature) {
   char magic[sizeof kMagic];
   in.Bytes(magic, sizeof magic);
   if (std::memcmp(magic, kMagic, sizeof magic) != 0)
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is not a state file";
+    TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " is not a state file";
   const auto version = in.Value<uint32_t>();
   if (version != kVersion) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is a state file of version " << version
-                              << ", expected version " << kVersion;
+    TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path)
+                              << " is a state file of version " << version << ", expected version "
+                              << kVersion;
   }
   const uint32_t length = in.Value<uint32_t>();
   std::string found(std::min<uint64_t>(length, in.left()), '\0');
   in.Bytes(found.data(), found.size());
   if (found != signature) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " was saved by "
+    TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " was saved by "
                               << Quoted(found, kShownBytes) << ", this context is "
                               << Quoted(signature, kShownBytes);
   }
@@ -151,7 +163,7 @@ void ReadHeader(Reader& in, const std::string& path, const std::string& signatur
 void ReadPages(Reader& in, const std::string& path, int64_t entry_bytes, SavedState* state) {
   const uint64_t n_pages = in.Value<uint32_t>();
   if (n_pages * (kPageSize * sizeof(int32_t) + entry_bytes) > in.left())
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
+    TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " is truncated";
   state->positions.resize(n_pages * kPageSize);
   for (uint64_t page = 0; page < n_pages; ++page) {
     int32_t* positions = state->positions.data() + page * kPageSize;
@@ -163,7 +175,8 @@ void ReadPages(Reader& in, const std::string& path, int64_t entry_bytes, SavedSt
       RefuseState(path, "positions that are out of range");
     }
     const size_t begin = state->entries.size(), bytes = (kPageSize - empty) * entry_bytes;
-    if (bytes > in.left()) TVM_FFI_THROW(ValueError) << "load_state: " << path << " is truncated";
+    if (bytes > in.left())
+      TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " is truncated";
     state->entries.resize(begin + bytes);
     in.Bytes(state->entries.data() + begin, bytes);
   }
@@ -262,16 +275,16 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
   SavedState state =
       ReadState(path, Signature(*model_, rope_, options_.kv_dtype), cache_.entry_bytes());
   if (seq && state.tables.size() != 1) {
-    TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds " << state.tables.size()
-                              << " sequences, expected one";
+    TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " holds "
+                              << state.tables.size() << " sequences, expected one";
   }
   std::vector<bool> seen(n_seq_max());
   for (SavedTable& table : state.tables) {
     if (seq) table.seq = *seq;
     CheckSequence(table.seq);
     if (seen[table.seq]) {
-      TVM_FFI_THROW(ValueError) << "load_state: " << path << " holds sequence " << table.seq
-                                << " twice";
+      TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " holds sequence "
+                                << table.seq << " twice";
     }
     seen[table.seq] = true;
     const size_t held = HeldPositions(state, table).size();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -43,3 +45,23 @@ def test_what_progress_raises_comes_out(
 
     with pytest.raises(ValueError, match="ambiguous"):
         llm.Model(tiny_file(TinySpec()), progress=progress)
+
+
+def test_paths_of_any_bytes(
+    llm: ModuleType, tiny_file: Callable[[TinySpec], Path], tmp_path: Path
+) -> None:
+    """A name of a file is bytes, which need not be UTF-8."""
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.gguf"
+    shutil.copy(tiny_file(TinySpec()), raw)
+    for path in (raw, os.fsdecode(raw), Path(os.fsdecode(raw))):
+        llm.Model(path).close()
+        assert llm.Vocab.from_file(path).size > 0
+    for load in (llm.Model, llm.Vocab.from_file):
+        with pytest.raises(FileNotFoundError, match=r'cannot open ".*no\\x[Ee]9"'):
+            load(os.fsencode(tmp_path) + b"/no\xe9")
+        with pytest.raises(TypeError, match=r"path is list, expected str, bytes or os\.PathLike"):
+            load([raw])
+        with pytest.raises(ValueError, match=r"path holds '.ud800' at 0, expected the name of a"):
+            load("\ud800")
+        with pytest.raises(ValueError, match="contains a null byte"):
+            load(raw + b"\0")

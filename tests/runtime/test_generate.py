@@ -294,6 +294,18 @@ def test_chat_with_a_sentencepiece_vocabulary(
     assert model.vocab.detokenize(prompts[0]) == "<s><s>a</s></s>"
 
 
+def test_lone_surrogates_are_refused_by_name(llm: ModuleType, chatty: Model) -> None:
+    for name, call in {
+        "prompt": lambda: chatty.generate("a\udcff"),
+        "stop": lambda: chatty.generate("a", stop=["b", "a\udcff"]),
+        "messages": lambda: chatty.chat([{"role": "user", "content": "a\udcff"}]),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name} holds '.udcff' at 1, .* expected text"):
+            call()
+    with pytest.raises(KeyError):
+        chatty.metadata["\udcff"]
+
+
 def test_chat_without_a_template(tiny_model: Callable[..., Model]) -> None:
     with pytest.raises(ValueError, match="template"):
         tiny_model(TinySpec(chat_template=None)).chat([{"role": "user", "content": "hi"}])

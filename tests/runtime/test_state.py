@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -178,3 +179,42 @@ def test_saving_where_nothing_can_be_written(make: Callable[[], Context], tmp_pa
         with pytest.raises(OSError):
             context.save_state(path)
     assert tuple(context.seq_positions(0)) == (0, 39)
+
+
+def test_paths_of_any_bytes(make: Callable[[], Context], tmp_path: Path) -> None:
+    context = make()
+    context.decode(PROMPT)
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.state"
+    context.save_state(raw)
+    for path in (raw, os.fsdecode(raw), Path(os.fsdecode(raw))):
+        context.clear()
+        context.load_state(path)
+        assert tuple(context.seq_positions(0)) == (0, 39)
+    with pytest.raises(FileNotFoundError, match=r"no\\x[Ee]9\.state"):
+        context.load_state(os.fsencode(tmp_path) + b"/no\xe9.state")
+    with pytest.raises(ValueError, match=r"bad\\x[Ee]9.*is not a state"):
+        bad = os.fsencode(tmp_path) + b"/bad\xe9.state"
+        Path(os.fsdecode(bad)).write_bytes(b"no state at all")
+        context.load_state(bad)
+    for call in (context.save_state, context.load_state):
+        with pytest.raises(TypeError, match=r"path is int, expected str, bytes or os\.PathLike"):
+            call(3)
+
+
+def test_a_path_with_a_null_byte_is_refused(make: Callable[[], Context], tmp_path: Path) -> None:
+    context = make()
+    context.decode(PROMPT)
+    context.save_state(tmp_path / "good")
+    for call in (context.save_state, context.load_state):
+        with pytest.raises(ValueError, match=r"state: path .*good.*junk.* contains a null byte"):
+            call(f"{tmp_path}/good\0junk")
+
+
+def test_what_is_no_regular_file_is_refused(make: Callable[[], Context], tmp_path: Path) -> None:
+    """A named pipe without a writer would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match=f'load_state: "{path}" is not a regular file'):
+            make().load_state(path)
+        with pytest.raises(OSError, match=f'save_state: "{path}" is not a regular file'):
+            make().save_state(path)

@@ -241,7 +241,7 @@ def test_ids_out_of_range(name: str, vocabs: dict[str, Vocab]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_text(name: str, vocabs: dict[str, Vocab]) -> None:
     for surrogate in ("\ud800", "a\udfffb"):
-        with pytest.raises(ValueError):  # UnicodeEncodeError is one
+        with pytest.raises(ValueError, match=r"text holds '.ud.* at \d, .* expected text"):
             ids_of(vocabs[name], surrogate)
     for wrong in (None, 3, ["a"]):
         with pytest.raises(TypeError):

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import Any
 
+from .._version import __version__
 from ..checks import INT64_MAX
 from ..fetch import DEFAULT_MODEL, KNOWN_MODELS
 from . import commands as run
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.set_defaults(debug=False)
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_generate, _add_tokenize, _add_info, _add_fetch, _add_bench):
         command = add(commands)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import as_path
 from ..fetch import KNOWN_MODELS, fetch_model
 from ..progress import ProgressBar
 
@@ -26,7 +28,10 @@ def generate(args: argparse.Namespace) -> int:
     """Streams text to stdout, then the speed to stderr."""
     if args.system is not None and not args.chat:
         raise UsageError("--system needs --chat: a raw prompt has no turns")
-    prompt = _prompt(args.prompt)
+    prompt = _prompt(args.prompt, "--prompt")
+    for name, texts in {"--system": [args.system or ""], "--stop": args.stop}.items():
+        for given in texts:
+            _check_text(given, name)
     import my_llm_ffi as llm
 
     options: dict[str, Any] = {
@@ -64,11 +69,11 @@ def tokenize(args: argparse.Namespace) -> int:
     import my_llm_ffi as llm
 
     vocab = llm.Vocab.from_file(_model_path(args.model))
-    text = _prompt(args.text)
+    text = _prompt(args.text, "TEXT")
     ids = vocab.tokenize(text, add_special=not args.no_special, parse_special=args.parse_special)
     pieces = [bytes(vocab.piece(token)).decode("utf-8", "backslashreplace") for token in ids]
     if args.json:
-        _write(json.dumps({"tokens": list(ids), "pieces": pieces}, ensure_ascii=False) + "\n")
+        _write_json({"tokens": list(ids), "pieces": pieces})
     else:
         _write("".join(f"{token:>8}  {piece!r}\n" for token, piece in zip(ids, pieces)))
     return 0
@@ -83,7 +88,7 @@ def info(args: argparse.Namespace) -> int:
 
     path = _model_path(args.model)
     facts: dict[str, Any] = {"file": str(path), "size_bytes": path.stat().st_size}
-    file = _ffi_api.Gguf.open(str(path))
+    file = _ffi_api.Gguf.open(as_path("path", path))
     if file.n_tensors() == 0:
         says: Mapping[str, Any] = Metadata(file)
         facts["architecture"] = says.get("general.architecture")
@@ -98,7 +103,7 @@ def info(args: argparse.Namespace) -> int:
             facts["chat_template"] = bool(model.vocab.chat_template)
             metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
     if args.json:
-        _write(json.dumps({**facts, "metadata": metadata}, ensure_ascii=False, indent=2) + "\n")
+        _write_json({**facts, "metadata": metadata}, indent=2)
         return 0
     width = max(map(len, [*facts, *metadata]))
     _write("".join(f"{key:<{width}}  {value}\n" for key, value in facts.items()))
@@ -166,6 +171,8 @@ def _model_path(name: str) -> Path:
         return fetch_model(name)
     if path.is_dir():
         raise IsADirectoryError(f"{name} is a directory, expected a GGUF file or a known model")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{name} is not a regular file, expected a GGUF file or a known model")
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no such file, and not a known model")
     return path
@@ -179,12 +186,31 @@ def _load(name: str, n_threads: int | None) -> Any:
         return llm.Model(path, n_threads=n_threads, progress=bar)
 
 
-def _prompt(text: str | None) -> str:
+def _prompt(text: str | None, name: str) -> str:
+    """What an argument gives, or stdin where it is absent or ``-``."""
     if text is not None and text != "-":
-        return text
+        return _check_text(text, name)
     if text is None and sys.stdin.isatty():
         raise UsageError("there is no --prompt, and nothing is piped in")
-    return sys.stdin.read()
+    try:
+        return _check_text(sys.stdin.read(), "stdin")
+    except UnicodeDecodeError as error:
+        raise UsageError(_no_text("stdin", error.object[error.start], error.encoding)) from None
+
+
+def _check_text(text: str, name: str) -> str:
+    """Refuses the bytes that Python could not decode, which it keeps as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # As PEP 383 has it, U+DC80 and above stand for the bytes from 0x80.
+        byte = ord(text[error.start]) & 0xFF
+        raise UsageError(_no_text(name, byte, sys.getfilesystemencoding())) from None
+    return text
+
+
+def _no_text(name: str, byte: int, encoding: str) -> str:
+    return f"{name} holds the byte 0x{byte:02x}, which is no text in {encoding}"
 
 
 def _write(text: str) -> None:
@@ -194,19 +220,31 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
+def _write_json(value: Any, indent: int | None = None) -> None:
+    """Escapes that are JSON's own where the encoding of stdout may lack a character."""
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    _write(json.dumps(value, ensure_ascii=not is_utf8, indent=indent) + "\n")
+
+
 def _timings(result: Any) -> str:
-    timings = result.timings
+    timings, generated = result.timings, len(result.tokens)
     reason = str(getattr(result.finish_reason, "name", result.finish_reason)).lower()
     return (
-        f"[prompt {_rate(timings.prompt_tokens, timings.prompt_seconds)}; "
-        f"generated {_rate(timings.generated_tokens, timings.generated_seconds)}; "
+        f"[prompt {_tokens(timings.prompt_tokens)}, "
+        f"{_speed(timings.prompt_tokens, timings.prompt_seconds)}; "
+        f"generated {_tokens(generated)}, "
+        f"{_speed(timings.generated_tokens, timings.generated_seconds)}; "
         f"finished: {reason}]"
     )
 
 
-def _rate(tokens: int, seconds: float) -> str:
-    speed = f"{tokens / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
-    return f"{tokens} tokens, {speed}"
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count != 1)}"
+
+
+def _speed(steps: int, seconds: float) -> str:
+    """Of the passes that were timed: the first new token comes out of the prompt's."""
+    return f"{steps / seconds:.1f} tokens/s" if seconds > 0 else "no time taken"
 
 
 def _short(value: Any, as_json: bool) -> Any:
