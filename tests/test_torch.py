@@ -123,6 +123,29 @@ def test_gradients_are_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_tangents_are_refused_by_name(name):
+    from torch.autograd import forward_ad
+
+    tensors, options = sample(name)
+    for i in [i for i, t in enumerate(tensors) if t is not None and t.is_floating_point()]:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(tensors[i].clone(), torch.ones_like(tensors[i]))
+            given = [dual if j == i else t for j, t in enumerate(tensors)]
+            for function in (getattr(OPS, name), getattr(llm.ops, name)):
+                with pytest.raises(
+                    NotImplementedError, match=f"{name}: an input carries a forward"
+                ):
+                    function(*given, **options)
+            getattr(OPS, name)(*(None if t is None else t.clone() for t in tensors), **options)
+
+
+def test_forward_derivatives_of_functions_are_refused():
+    x, weight = torch.rand(2, 8), torch.rand(8)
+    with pytest.raises(NotImplementedError, match="rms_norm: an input carries a forward-mode"):
+        torch.func.jvp(lambda x: OPS.rms_norm(x, weight), (x,), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_fake_tensors_are_refused_by_the_plain_op(name):
     from torch._subclasses import FakeTensorMode
 

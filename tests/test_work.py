@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import gguf
 import pytest
-from reference.gguf_files import FORMATS, TinySpec
+from reference.gguf_files import TinySpec
+from reference.stored import FLOATS, FORMATS
 
 from my_llm_ffi import _ffi_api, work
 from my_llm_ffi.limits import Limits
 
 LIMITS = Limits(read=1e9, copy=2e9, fma=1e10, int8=1e11)
-PLANES = {"F32": 0, "F16": 0, "BF16": 0, "Q8_0": 1, "Q4_0": 1, "Q5_0": 1, "Q4_1": 2, "Q5_1": 2}
+PLANES = {name: 0 if name in FLOATS else 2 if name in ("Q4_1", "Q5_1") else 1 for name in FORMATS}
 
 
 @pytest.fixture(autouse=True)

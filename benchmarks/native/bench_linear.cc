@@ -15,6 +15,7 @@
 #include "base/thread_pool.h"
 #include "kernels/limits.h"
 #include "kernels/linear.h"
+#include "random_weight.h"
 
 namespace mlf::bench {
 namespace {
@@ -66,14 +67,15 @@ std::vector<uint8_t> MakeWeight(const FormatInfo& info, int64_t rows, int64_t co
   for (uint8_t& b : weight) b = rng();
   for (size_t i = 0; i < weight.size(); i += info.block_bytes) {
     const float value = (static_cast<float>(rng() % 2001) - 1000) * 1e-5f;
-    const uint16_t half = F16::From(value).bits, bf = BF16::From(value).bits;
+    const float scale = info.block > 1 ? 5 * value / TypicalWeight(info.format) : value;
+    const uint16_t half = F16::From(scale).bits, bf = BF16::From(value).bits;
     if (info.format == Format::kF32) {
       std::memcpy(&weight[i], &value, 4);
+    } else if (info.format == Format::kBF16) {
+      std::memcpy(&weight[i], &bf, 2);
     } else {
-      std::memcpy(&weight[i], info.format == Format::kBF16 ? &bf : &half, 2);
-      if (info.format == Format::kQ4_1 || info.format == Format::kQ5_1) {
-        std::memcpy(&weight[i + 2], &half, 2);
-      }
+      for (int64_t at : HalfOffsets(info.format)) std::memcpy(&weight[i + at], &half, 2);
+      if (info.format == Format::kMXFP4) weight[i] = 120;
     }
   }
   return weight;
@@ -200,14 +202,18 @@ int Main(int argc, char** argv) {
               CpuLevelName(CpuLevelInUse()), ThreadCount(), peaks.read * 1e-9, peaks.flops * 1e-9,
               peaks.byte_ops * 1e-9);
   std::vector<std::string> names(argv + 1, argv + argc);
-  if (names.empty()) names = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F16", "BF16", "F32"};
+  if (names.empty()) {
+    for (Format format : kAllFormats) names.emplace_back(InfoOf(format).name);
+  }
   for (const std::string& name : names) {
     const FormatInfo* info = FindFormat(name);
     if (info == nullptr) {
       std::fprintf(stderr, "unknown format %s, expected %s\n", name.c_str(), FormatNames().c_str());
       return 2;
     }
-    if (!BenchFormat(*info, 4864, 896, peaks) || !BenchFormat(*info, 896, 4864, peaks)) return 1;
+    if (!BenchFormat(*info, 4864, info->block > 32 ? 1024 : 896, peaks) ||
+        !BenchFormat(*info, 896, 4864, peaks))
+      return 1;
   }
   return 0;
 }

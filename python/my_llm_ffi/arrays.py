@@ -18,8 +18,9 @@ Array = TypeVar("Array")
 
 # Classes that were looked at once and found safe to hand to native code.
 known_types: set[type] = {tvm_ffi.Tensor}
-# Holds torch's function that counts a write, once an op was given one of its tensors.
-torch_seen: list[Callable[[tuple[Any]], None]] = []
+# Holds torch's module of forward-mode derivatives, its function that counts a write and the one
+# that says whether tensors are made without counts, once an op was given one of its tensors.
+torch_seen: list[Any] = []
 _torch_types: set[type] = set()
 
 
@@ -49,7 +50,8 @@ def check_array(op: str, name: str, array: Any) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(cls, torch.Tensor):
         _check_torch_class(op, name, cls, torch)
-        torch_seen[:] = [torch._C._increment_version]
+        increment = torch._C._increment_version
+        torch_seen[:] = [torch.autograd.forward_ad, increment, torch.is_inference_mode_enabled]
         _torch_types.add(cls)
     elif framework == "numpy" and cls.__name__ == "MaskedArray":
         raise TypeError(f"{op}: {name} is a MaskedArray, whose mask no op knows; use .filled()")
@@ -70,6 +72,26 @@ def _check_torch_class(op: str, name: str, cls: type, torch: Any) -> None:
         )
 
 
+def refuse_tangents(op: str, arrays: Sequence[Any]) -> None:
+    """Refuses tensors that carry a forward-mode derivative, which would be lost in silence.
+
+    Args:
+        op: Name of the op, for the message.
+        arrays: Tensors and others.
+
+    Raises:
+        NotImplementedError: One carries a tangent.
+    """
+    torch = sys.modules["torch"]
+    for array in arrays:
+        if not isinstance(array, torch.Tensor) or not array.is_floating_point():
+            continue
+        if torch.autograd.forward_ad.unpack_dual(array).tangent is not None:
+            raise NotImplementedError(
+                f"{op}: an input carries a forward-mode tangent, and the op has no derivative"
+            )
+
+
 def refuse_gradient(op: str) -> NoReturn:
     """Raises the error for a tensor whose gradient would be lost in silence."""
     raise NotImplementedError(
@@ -87,10 +109,14 @@ def check_torch(op: str, inputs: tuple[Any, ...], written: tuple[Any, ...]) -> N
         written: What is written, in place or as an output; None where it is not given.
 
     Raises:
-        NotImplementedError: torch records gradients and one of the arrays requires one.
+        NotImplementedError: torch records gradients and one of the arrays requires one, or one
+            carries a forward-mode tangent.
         ValueError: A tensor is a lazily negated view.
     """
     known = _torch_types
+    forward_ad, increment, inference_mode = torch_seen
+    if forward_ad._current_level >= 0:
+        refuse_tangents(op, (*inputs, *written))
     for array in inputs:
         if type(array) in known and (array.requires_grad or array.is_neg()):
             _refuse_meaning(op, array)
@@ -98,8 +124,17 @@ def check_torch(op: str, inputs: tuple[Any, ...], written: tuple[Any, ...]) -> N
         if type(array) in known:
             if array.requires_grad or array.is_neg():
                 _refuse_meaning(op, array)
-            if not array.is_inference():
-                torch_seen[0]((array,))  # as torch's own in-place operators do
+            # As torch's own in-place operators do. An inference tensor has no count; outside of
+            # that mode it is too rare for a look at each array.
+            if inference_mode():
+                if not array.is_inference():
+                    increment((array,))
+                continue
+            try:
+                increment((array,))
+            except RuntimeError:
+                if not array.is_inference():
+                    raise
 
 
 def _refuse_meaning(op: str, array: Any) -> None:

@@ -123,7 +123,6 @@ def bench_model(
 
     from .work import work_of
 
-    name = Path(os.fsdecode(path)).name
     n_threads = available_threads() if n_threads is None else n_threads
     rows: list[Row] = []
     with llm.Model(path, n_threads=n_threads) as model:

@@ -140,7 +140,8 @@ class Context:
 
         Raises:
             OSError: The file cannot be read, or is no regular file.
-            ValueError: It is not a state of this model and ``kv_dtype``, or does not fit.
+            ValueError: It is not a state of this model, its rope settings and ``kv_dtype``, or
+                does not fit.
             RuntimeError: Sequences that are not replaced leave too few pages. A state of all
                 sequences always fits a context of the same size: what shared memory when it was
                 saved shares it again. After any error the context is unchanged.

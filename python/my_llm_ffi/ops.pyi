@@ -171,7 +171,24 @@ def attention(
 def dequantize(
     weight: Array,
     *,
-    format: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"],
+    format: Literal[
+        "F32",
+        "F16",
+        "BF16",
+        "Q8_0",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "MXFP4",
+        "IQ2_XXS",
+    ],
     out: Array | None = None,
 ) -> Array:
     """Weights of a block format as floats.
@@ -182,7 +199,8 @@ def dequantize(
     Args:
         weight: ``[rows, row_bytes]``, uint8. Rows of whole blocks.
         format: One of ``"F32"``, ``"F16"``, ``"BF16"``, ``"Q8_0"``, ``"Q4_0"``, ``"Q4_1"``,
-            ``"Q5_0"``, ``"Q5_1"``. Name of the format.
+            ``"Q5_0"``, ``"Q5_1"``, ``"Q2_K"``, ``"Q3_K"``, ``"Q4_K"``, ``"Q5_K"``, ``"Q6_K"``,
+            ``"IQ4_NL"``, ``"MXFP4"``, ``"IQ2_XXS"``. Name of the format.
         out: ``[rows, row_bytes//block_bytes*block]``, float32, float16 or bfloat16. Allocated
             when omitted.
 
@@ -203,7 +221,25 @@ def embedding_lookup(
     table: Array,
     ids: Array,
     *,
-    format: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"] | None = None,
+    format: Literal[
+        "F32",
+        "F16",
+        "BF16",
+        "Q8_0",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "MXFP4",
+        "IQ2_XXS",
+    ]
+    | None = None,
     packed: bool = False,
     rows: int | None = None,
     out: Array | None = None,
@@ -220,7 +256,9 @@ def embedding_lookup(
             On the CPU each is checked before anything is read (IndexError); elsewhere they must
             be in range.
         format: One of ``"F32"``, ``"F16"``, ``"BF16"``, ``"Q8_0"``, ``"Q4_0"``, ``"Q4_1"``,
-            ``"Q5_0"``, ``"Q5_1"``. Name of the blocks' format, for a uint8 table.
+            ``"Q5_0"``, ``"Q5_1"``, ``"Q2_K"``, ``"Q3_K"``, ``"Q4_K"``, ``"Q5_K"``, ``"Q6_K"``,
+            ``"IQ4_NL"``, ``"MXFP4"``, ``"IQ2_XXS"``. Name of the blocks' format, for a uint8
+            table.
         packed: Whether ``table`` is what ``pack_weight`` gave.
         rows: Rows of a packed table without its padding; ids end there.
         out: ``[*batch, row_bytes//block_bytes*block]``, dtype of ``table`` or float32.
@@ -340,7 +378,25 @@ def linear(
     weight: Array,
     bias: Array | None = None,
     *,
-    format: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"] | None = None,
+    format: Literal[
+        "F32",
+        "F16",
+        "BF16",
+        "Q8_0",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "MXFP4",
+        "IQ2_XXS",
+    ]
+    | None = None,
     packed: bool = False,
     rows: int | None = None,
     out: Array | None = None,
@@ -351,8 +407,8 @@ def linear(
     rows of blocks of ``format`` as in a GGUF file; or such blocks in the tiled layout of
     ``pack_weight``, which is the fastest. Sums are float32, in one order that depends neither on
     the number of rows of ``x`` nor on the layout nor on the number of threads. For block formats
-    each 32 elements of ``x`` are rounded to 8 bits under a common scale (16 bits for formats with
-    minima), as ggml does.
+    each 32 elements of ``x`` are rounded to 8 bits under a common scale (16 bits for Q4_1 and
+    Q5_1), as ggml does for Q8_0.
 
     Args:
         x: ``[*batch, cols]``, float32, float16 or bfloat16. Activations; may have no rows.
@@ -360,7 +416,9 @@ def linear(
             uint8, of whole blocks.
         bias: ``[width]``, dtype of ``x``. Added to every row of the product.
         format: One of ``"F32"``, ``"F16"``, ``"BF16"``, ``"Q8_0"``, ``"Q4_0"``, ``"Q4_1"``,
-            ``"Q5_0"``, ``"Q5_1"``. Name of the blocks' format, for a uint8 weight.
+            ``"Q5_0"``, ``"Q5_1"``, ``"Q2_K"``, ``"Q3_K"``, ``"Q4_K"``, ``"Q5_K"``, ``"Q6_K"``,
+            ``"IQ4_NL"``, ``"MXFP4"``, ``"IQ2_XXS"``. Name of the blocks' format, for a uint8
+            weight.
         packed: Whether ``weight`` is what ``pack_weight`` gave.
         rows: Rows of a packed weight without its padding.
         out: ``[*batch, (rows or n)]``, dtype of ``x``. Allocated when omitted.
@@ -385,8 +443,9 @@ def log_softmax(
 
     ``out = y - log(sum(exp(y)))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
     soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the
-    row is subtracted first and all is computed in float32. ``-inf`` stays ``-inf``; a row of
-    nothing but ``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+    row is subtracted first and all is computed in float32. Without a cap ``-inf`` stays ``-inf``,
+    and a row of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts
+    as ``soft_cap`` of its sign, so that masks belong behind it. NaN gives NaN.
 
     Args:
         x: ``[*batch, n]``, float32, float16 or bfloat16. Scores; may have no rows.
@@ -462,7 +521,24 @@ def mask_logits(
 def pack_weight(
     weight: Array,
     *,
-    format: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"],
+    format: Literal[
+        "F32",
+        "F16",
+        "BF16",
+        "Q8_0",
+        "Q4_0",
+        "Q4_1",
+        "Q5_0",
+        "Q5_1",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "IQ4_NL",
+        "MXFP4",
+        "IQ2_XXS",
+    ],
     out: Array | None = None,
 ) -> Array:
     """A weight in the tiled layout that the CPU's matrix multiplication reads fastest.
@@ -475,7 +551,8 @@ def pack_weight(
     Args:
         weight: ``[rows, row_bytes]``, uint8. Rows of whole blocks, as in a GGUF file.
         format: One of ``"F32"``, ``"F16"``, ``"BF16"``, ``"Q8_0"``, ``"Q4_0"``, ``"Q4_1"``,
-            ``"Q5_0"``, ``"Q5_1"``. Name of the blocks' format.
+            ``"Q5_0"``, ``"Q5_1"``, ``"Q2_K"``, ``"Q3_K"``, ``"Q4_K"``, ``"Q5_K"``, ``"Q6_K"``,
+            ``"IQ4_NL"``, ``"MXFP4"``, ``"IQ2_XXS"``. Name of the blocks' format.
         out: ``[(rows+15)//16*16, row_bytes]``, uint8. Allocated when omitted.
 
     Returns:
@@ -742,8 +819,9 @@ def softmax(
 
     ``out = exp(y) / sum(exp(y))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
     soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the
-    row is subtracted first and all is computed in float32. ``-inf`` gives 0; a row of nothing but
-    ``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+    row is subtracted first and all is computed in float32. Without a cap ``-inf`` gives 0, and a
+    row of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as
+    ``soft_cap`` of its sign, so that masks belong behind it. NaN gives NaN.
 
     Args:
         x: ``[*batch, n]``, float32, float16 or bfloat16. Scores; may have no rows.

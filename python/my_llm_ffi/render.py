@@ -151,8 +151,21 @@ def head(op: Op) -> str:
     return (
         f"def {op.name}(\n    {', '.join(listed)}\n) -> {result(op)}:"
         if (len(", ".join(listed)) + 4 <= WIDTH)
-        else f"def {op.name}(\n" + "".join(f"    {p},\n" for p in listed) + f") -> {result(op)}:"
+        else f"def {op.name}(\n" + "".join(_own_line(p) for p in listed) + f") -> {result(op)}:"
     )
+
+
+def _own_line(parameter: str) -> str:
+    """A parameter on a line of its own, or on more where its choices are many."""
+    line = f"    {parameter},\n"
+    if len(line) <= WIDTH + 1 or "[" not in parameter:
+        return line
+    start, _, rest = parameter.partition("[")
+    choices, _, default = rest.partition("]")
+    lines = [f"    {start}[", *(f"        {choice}," for choice in choices.split(", "))]
+    if default:
+        return "\n".join([*lines, "    ]", f"    {default.strip()},"]) + "\n"
+    return "\n".join([*lines, "    ],"]) + "\n"
 
 
 def _check(op: str, name: str, *, optional: bool = False) -> str:

@@ -88,6 +88,8 @@ def _refuse_gradients(op: Op) -> Callable[..., Any]:
             overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             arrays.refuse_gradient(op.name)
+        if torch.autograd.forward_ad._current_level >= 0:
+            arrays.refuse_tangents(op.name, tensors)
         with torch._C._AutoDispatchBelowAutograd():
             below = keyset & torch._C._after_autograd_keyset
             return overload.redispatch(below, *tensors, **attributes)

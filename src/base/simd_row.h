@@ -1,5 +1,6 @@
 // Walks along a row, sixteen lanes at a time. Counterpart: simd.h.
 #pragma once
+#include "base/row_out.h"
 #include "base/simd.h"
 
 namespace mlf::MLF_LEVEL {
@@ -41,6 +42,60 @@ template <typename T>
 MLF_INLINE void StoreCount(T* p, F32 v, int count) {
   if (count == kLanes) return Store(p, v);
   StorePartial(p, v, count);
+}
+
+// Past the caches, to an address at a line or, of 16-bit floats, half of one (base/row_out.h).
+// Other levels have no such stores, or none of this width.
+MLF_INLINE void Stream(float* p, F32 v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v.part[0]);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, v.part[0]);
+  _mm256_stream_ps(p + kWidth, v.part[1]);
+#elif defined(__x86_64__)
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) _mm_stream_ps(p + kWidth * i, v.part[i]);
+#else
+  Store(p, v);
+#endif
+}
+template <typename T>
+MLF_INLINE void Stream(T* p, F32 v) {
+  alignas(32) T narrow[kLanes];
+  Store(narrow, v);
+#if defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_load_si256(reinterpret_cast<const __m256i*>(narrow)));
+#elif defined(__x86_64__)
+  for (int i = 0; i < 2; ++i) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p) + i,
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(narrow) + i));
+  }
+#else
+  std::memcpy(p, narrow, sizeof narrow);
+#endif
+}
+/// Orders streamed stores before what this thread does next.
+MLF_INLINE void EndStream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+template <bool kStream, typename T>
+MLF_INLINE void Put(T* p, F32 v, int count) {
+  if constexpr (kStream) {
+    if (count == kLanes) return Stream(p, v);
+  }
+  StoreCount(p, v, count);
+}
+
+/// Calls fn<stream>(data), and ends the stream.
+template <typename T, typename Fn>
+MLF_INLINE void WithOut(RowOut<T> out, Fn fn) {
+  if (!out.stream) return fn.template operator()<false>(out.data);
+  fn.template operator()<true>(out.data);
+  EndStream();
 }
 
 /// The first `count` lanes of v, `fill` in the others.

@@ -95,27 +95,46 @@ struct Job {
   }
 };
 
-/// Keeps a sleeping worker off the caller's CPU. Linux likes to wake a thread where its waker runs:
-/// in a virtual machine, where an idle CPU looks taken because the host runs something else on it,
+/// Wakes a worker away from the caller's CPU. Linux likes to wake a thread where its waker runs: in
+/// a virtual machine, where an idle CPU looks taken because the host runs something else on it,
 /// even always. The two would then share one CPU until the next balancing, milliseconds later.
+///
+/// For the time of its waking the worker is not allowed on that CPU. Whoever binds it to CPUs from
+/// outside (taskset, a container's manager) has the last word.
 class Placement {
  public:
   Placement() {
-    if (sched_getaffinity(0, sizeof(all_), &all_) != 0) CPU_ZERO(&all_);
+    CPU_ZERO(&all_);
+    sched_getaffinity(0, sizeof(all_), &all_);
   }
 
+  /// Of the caller, before it wakes the worker.
   void Avoid(pid_t worker, int cpu) {
-    if (cpu == avoided_ || cpu < 0 || cpu >= CPU_SETSIZE) return;
-    cpu_set_t others = all_;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) == 0) return;
-    avoided_ = cpu;  // where it is not allowed, once is enough too
-    sched_setaffinity(worker, sizeof(others), &others);
+    if (others_ || cpu < 0 || moved_.load(std::memory_order_acquire)) return;
+    cpu_set_t found;
+    others_ = sched_getaffinity(worker, sizeof(found), &found) != 0 || !CPU_EQUAL(&found, &all_);
+    if (others_ || !CPU_ISSET(cpu, &all_) || CPU_COUNT(&all_) < 2) return;
+    without_ = all_;
+    CPU_CLR(cpu, &without_);
+    if (sched_setaffinity(worker, sizeof(without_), &without_) != 0) return;
+    moved_.store(true, std::memory_order_release);
+  }
+
+  /// Of the worker, once it has been awake.
+  void Settle() {
+    if (!moved_.load(std::memory_order_acquire)) return;
+    cpu_set_t found;
+    if (sched_getaffinity(0, sizeof(found), &found) == 0 && CPU_EQUAL(&found, &without_)) {
+      sched_setaffinity(0, sizeof(all_), &all_);
+    }
+    moved_.store(false, std::memory_order_release);
   }
 
  private:
-  cpu_set_t all_;  // as the pool found it
-  int avoided_ = -1;
+  cpu_set_t all_;                   // as the pool found it
+  cpu_set_t without_;               // the caller's CPU; the worker's to read while moved_
+  bool others_ = false;             // have placed the worker
+  std::atomic<bool> moved_{false};  // until the worker settles
 };
 
 class ThreadPool {
@@ -186,6 +205,7 @@ class ThreadPool {
     for (uint64_t seen = 0;;) {
       seen = AwaitChange(seen);
       Join(worker);
+      workers_[worker].placement.Settle();
     }
   }
 

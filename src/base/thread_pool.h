@@ -31,11 +31,11 @@ class FunctionRef<R(A...)> {
 /// Calls fn(begin, end) over [0, n) in chunks of at most `grain`, on the calling thread and the
 /// pool's workers, and returns when all are done. Every thread begins with chunks of its own, the
 /// same ones for calls of the same size, whose data its cache may still hold, and then helps the
-/// others, so that all end together. When another caller holds the pool, or only one chunk exists, the
-/// calling thread does all the work. The first exception of any thread is rethrown here, the rest
-/// of the chunks are skipped. Between chunks the caller polls for Ctrl-C (base/interrupt.h) and
-/// throws. The result must not depend on how [0, n) is cut: kernels rely on it for batch and thread
-/// invariance.
+/// others, so that all end together. When another caller holds the pool, or only one chunk exists,
+/// the calling thread does all the work. The first exception of any thread is rethrown here, the
+/// rest of the chunks are skipped. Between chunks the caller polls for Ctrl-C (base/interrupt.h)
+/// and throws. The result must not depend on how [0, n) is cut: kernels rely on it for batch and
+/// thread invariance.
 void ParallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> fn);
 
 /// Threads that ParallelFor uses on this thread: the innermost ThreadLimit's, else all of the

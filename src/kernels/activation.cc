@@ -24,8 +24,11 @@ void ActivationMulCpu(const TensorView& out, const TensorView& gate, const Tenso
   DispatchFloat(out.dtype(), [&]<typename T>() {
     T* o = Data<T>(out);
     const T *g = Data<const T>(gate), *u = Data<const T>(up);
+    const int64_t bytes = out.numel() * static_cast<int64_t>(sizeof(T));
+    // Chunks begin at lines, and one that replaces `up` is of no use to stream either.
+    const bool stream = o != u && WorthStreaming(o, g, bytes, kGrain);
     ParallelFor(out.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      kRow<T>(o + begin, g + begin, u + begin, end - begin, activation);
+      kRow<T>({o + begin, stream}, g + begin, u + begin, end - begin, activation);
     });
   });
 }

@@ -39,17 +39,20 @@ MLF_INLINE F32 GeluTanh(F32 x) {
 constexpr int64_t kAhead = 1024;  // elements
 
 template <typename T, typename Fn>
-MLF_INLINE void MulRow(T* out, const T* gate, const T* up, int64_t n, Fn activation) {
-  ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
-    Prefetch(gate + i, kAhead);
-    Prefetch(up + i, kAhead);
-    const F32 v = activation(LoadCount(gate + i, count)) * LoadCount(up + i, count);
-    StoreCount(out + i, v, count);
+MLF_INLINE void MulRow(RowOut<T> row, const T* gate, const T* up, int64_t n, Fn activation) {
+  WithOut(row, [&]<bool kStream>(T* out) __attribute__((always_inline)) {
+    ForLanes(n, [&](int64_t i, int, int count) __attribute__((always_inline)) {
+      Prefetch(gate + i, kAhead);
+      Prefetch(up + i, kAhead);
+      const F32 v = activation(LoadCount(gate + i, count)) * LoadCount(up + i, count);
+      Put<kStream>(out + i, v, count);
+    });
   });
 }
 
 template <typename T>
-MLF_INLINE void Choose(T* out, const T* gate, const T* up, int64_t n, Activation activation) {
+MLF_INLINE void Choose(RowOut<T> out, const T* gate, const T* up, int64_t n,
+                       Activation activation) {
   switch (activation) {
     case Activation::kSilu:
       return MulRow(out, gate, up, n, [](F32 x) { return Silu(x); });
@@ -60,14 +63,15 @@ MLF_INLINE void Choose(T* out, const T* gate, const T* up, int64_t n, Activation
   }
 }
 
-void ActivationMulRow(float* out, const float* gate, const float* up, int64_t n,
+void ActivationMulRow(RowOut<float> out, const float* gate, const float* up, int64_t n,
                       Activation activation) {
   Choose(out, gate, up, n, activation);
 }
-void ActivationMulRow(F16* out, const F16* gate, const F16* up, int64_t n, Activation activation) {
+void ActivationMulRow(RowOut<F16> out, const F16* gate, const F16* up, int64_t n,
+                      Activation activation) {
   Choose(out, gate, up, n, activation);
 }
-void ActivationMulRow(BF16* out, const BF16* gate, const BF16* up, int64_t n,
+void ActivationMulRow(RowOut<BF16> out, const BF16* gate, const BF16* up, int64_t n,
                       Activation activation) {
   Choose(out, gate, up, n, activation);
 }

@@ -174,7 +174,7 @@ void RunWhole(const AttentionCall& call, const std::vector<Item>& items, int64_t
       for (int64_t s = item.run.begin + 1; s < item.run.end; ++s) {
         const StateMemory part(query.rows(), head_dim);
         call.Attend<T>(item, s, part.state());
-        merge_attention(total.state(), part.state(), query.rows(), head_dim);
+        merge_attention(total.state(), part.state(), query.rows(), head_dim, call.soft_cap);
       }
       StoreOutputs<T>(total.state(), query, call.out);
     }
@@ -208,7 +208,7 @@ void RunSegments(const AttentionCall& call, const std::vector<Item>& items) {
     const QueryBlock query = call.Queries(item);
     const AttentionState total = states[i].state();
     for (++i; i < pieces.size() && pieces[i].item == &item; ++i) {
-      merge_attention(total, states[i].state(), query.rows(), head_dim);
+      merge_attention(total, states[i].state(), query.rows(), head_dim, call.soft_cap);
     }
     StoreOutputs<T>(total, query, call.out);
   }

@@ -76,9 +76,10 @@ MLF_INLINE F32 Hide(F32 score, const int32_t* positions, int32_t first, int32_t 
   });
 }
 
-MLF_INLINE F32 Cap(F32 score, float soft_cap) {
-  return Set(soft_cap) * Tanh(score * Set(1.f / soft_cap));
-}
+/// Under a cap a state holds hyperbolic tangents: differences of scores are taken before the cap is
+/// put on, whose products would round away what large ones differ by.
+MLF_INLINE F32 Cap(F32 score, float soft_cap) { return Tanh(score * Set(1.f / soft_cap)); }
+MLF_INLINE float FactorOf(float soft_cap) { return soft_cap == 0.f ? 1.f : soft_cap; }
 
 /// Turns the scores of one row into weights exp(score − max), moves the running maximum and sum,
 /// and returns the factor that brings earlier weights to the new maximum. Not inlined: it would be
@@ -86,6 +87,7 @@ MLF_INLINE F32 Cap(F32 score, float soft_cap) {
 __attribute__((noinline)) static float Weigh(const AttentionBlock& b, int64_t row,
                                              const int32_t* positions, float* scores) {
   F32 low = Load(scores), high = Load(scores + kLanes);
+  const F32 spread = Set(FactorOf(b.soft_cap));
   if (b.soft_cap != 0.f) {
     low = Cap(low, b.soft_cap);
     high = Cap(high, b.soft_cap);
@@ -103,13 +105,13 @@ __attribute__((noinline)) static float Weigh(const AttentionBlock& b, int64_t ro
   if (AnyGreater(larger, Set(old_max))) {
     *max = ReduceMax(larger);
     float lane[kLanes];
-    Store(lane, Exp(Set(old_max) - Set(*max)));
+    Store(lane, Exp((Set(old_max) - Set(*max)) * spread));
     factor = lane[0];
   }
   // Where all scores are −inf there is nothing to subtract: −inf − −inf would be NaN.
   const F32 base = Set(*max == kLowest ? 0.f : *max);
-  low = Exp(low - base);
-  high = Exp(high - base);
+  low = Exp((low - base) * spread);
+  high = Exp((high - base) * spread);
   Store(scores, low);
   Store(scores + kLanes, high);
   Store(sum, Fma(Load(sum), Set(factor), low + high));
@@ -384,15 +386,16 @@ MLF_INLINE float ExpOf(float x) {
 }
 
 void MergeAttention(const AttentionState& state, const AttentionState& part, int64_t rows,
-                    int64_t head_dim) {
+                    int64_t head_dim, float soft_cap) {
   const int64_t dim = RoundUp(head_dim);
+  const float spread = FactorOf(soft_cap);
   for (int64_t r = 0; r < rows; ++r) {
     float *sum = state.sum + r * kLanes, *part_sum = part.sum + r * kLanes;
     if (ReduceAdd(Load(part_sum)) == 0.f) continue;  // nothing was visible
     const float old_max = state.max[r], max = old_max > part.max[r] ? old_max : part.max[r];
     // An empty state counts for nothing, whatever its maximum: −inf − −inf would be NaN.
-    const float old = ReduceAdd(Load(sum)) == 0.f ? 0.f : ExpOf(old_max - max),
-                add = part.max[r] == max ? 1.f : ExpOf(part.max[r] - max);
+    const float old = ReduceAdd(Load(sum)) == 0.f ? 0.f : ExpOf((old_max - max) * spread),
+                add = part.max[r] == max ? 1.f : ExpOf((part.max[r] - max) * spread);
     state.max[r] = max;
     Store(sum, Fma(Load(sum), Set(old), Load(part_sum) * Set(add)));
     for (int64_t d = r * dim; d < (r + 1) * dim; d += kLanes) {

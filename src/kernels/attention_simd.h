@@ -67,7 +67,7 @@ MLF_SIMD_FN(attend_rows_bf16, AttendRowsBF16, void(const AttentionBlock&, const 
 /// Adds `part` to `state`, as if all had been gathered in one.
 MLF_SIMD_FN(merge_attention, MergeAttention,
             void(const AttentionState& state, const AttentionState& part, int64_t rows,
-                 int64_t head_dim))
+                 int64_t head_dim, float soft_cap))
 
 /// Divides acc by the sum of the weights; zero where nothing was visible.
 MLF_SIMD_FN(finish_attention, FinishAttention,

@@ -28,6 +28,24 @@ struct Bytes {
   MLF_TILE_METHOD Bytes ShiftRight(int n) const {
     return Map<Bytes>([&](int p) { return (NativeU8)((NativeWord)part[p] >> n); });
   }
+  /// table[b] for each byte b < 16; the table's bytes from the lowest of `low` on.
+  MLF_TILE_METHOD Bytes Lookup(uint64_t low, uint64_t high) const {
+    typedef uint64_t Table __attribute__((vector_size(16)));
+    const Table table{low, high};
+    return Map<Bytes>([&](int p) -> NativeU8 {
+#if defined(__AVX512F__)
+      return (NativeU8)_mm512_shuffle_epi8(_mm512_broadcast_i32x4((__m128i)table),
+                                           (__m512i)part[p]);
+#elif defined(__AVX2__)
+      return (NativeU8)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256((__m128i)table),
+                                           (__m256i)part[p]);
+#elif defined(__x86_64__)
+      return (NativeU8)_mm_shuffle_epi8((__m128i)table, (__m128i)part[p]);
+#else
+      return vqtbl1q_u8((uint8x16_t)table, part[p]);
+#endif
+    });
+  }
 };
 MLF_INLINE Bytes operator&(Bytes a, uint8_t mask) {
   return Map<Bytes>([&](int p) { return a.part[p] & (NativeU8{} + mask); });
@@ -42,6 +60,81 @@ MLF_INLINE I32 SplatI32(int32_t x) {
 MLF_INLINE I32 ShiftLeft(I32 v, int n) {
   return Map<I32>([&](int p) { return (NativeI32)((NativeU32)v.part[p] << n); });
 }
+
+// What formats compute their scales with (quant/super_block.h): 32-bit lanes, shifted as unsigned.
+MLF_INLINE I32 operator<<(I32 v, int n) { return ShiftLeft(v, n); }
+MLF_INLINE I32 operator>>(I32 v, int n) {
+  return Map<I32>([&](int p) { return (NativeI32)((NativeU32)v.part[p] >> n); });
+}
+MLF_INLINE I32 operator&(I32 v, int32_t mask) {
+  return Map<I32>([&](int p) { return v.part[p] & mask; });
+}
+MLF_INLINE I32 operator|(I32 a, I32 b) {
+  return Map<I32>([&](int p) { return a.part[p] | b.part[p]; });
+}
+MLF_INLINE I32 operator+(I32 v, int32_t n) {
+  return Map<I32>([&](int p) { return v.part[p] + n; });
+}
+MLF_INLINE I32 operator-(I32 v, int32_t n) { return v + -n; }
+/// v < limit ? below : otherwise, lane by lane.
+MLF_INLINE I32 WhereBelow(I32 v, int32_t limit, I32 below, I32 otherwise) {
+  return Map<I32>([&](int p) -> NativeI32 {
+    const NativeI32 mask = v.part[p] < limit;
+    return (below.part[p] & mask) | (otherwise.part[p] & ~mask);
+  });
+}
+
+/// The bytes at p of the lanes of part i.
+MLF_INLINE auto LoadPart(const uint8_t* p, int i) {
+#if defined(__AVX512F__)
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + kWidth * i));
+#elif defined(__AVX2__)
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + kWidth * i));
+#else
+  uint32_t four;
+  std::memcpy(&four, p + kWidth * i, sizeof four);
+#if defined(__x86_64__)
+  return _mm_cvtsi32_si128(static_cast<int>(four));
+#else
+  return vcreate_u8(four);
+#endif
+#endif
+}
+
+/// Sixteen numbers of a tile's head in lanes.
+struct Lanes {
+  using Ints = I32;
+  using Floats = F32;
+
+  MLF_INLINE F32 Singles(const uint8_t* p) { return Load(reinterpret_cast<const float*>(p)); }
+  MLF_INLINE F32 Halves(const uint8_t* p) { return Load(reinterpret_cast<const F16*>(p)); }
+  MLF_INLINE I32 Unsigned(const uint8_t* p) {
+    return Map<I32>([&](int i) -> NativeI32 {
+#if defined(__AVX512F__)
+      return (NativeI32)_mm512_cvtepu8_epi32(LoadPart(p, i));
+#elif defined(__AVX2__)
+      return (NativeI32)_mm256_cvtepu8_epi32(LoadPart(p, i));
+#elif defined(__x86_64__)
+      return (NativeI32)_mm_cvtepu8_epi32(LoadPart(p, i));
+#else
+      return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(LoadPart(p, i)))));
+#endif
+    });
+  }
+  MLF_INLINE I32 Signed(const uint8_t* p) {
+    return Map<I32>([&](int i) -> NativeI32 {
+#if defined(__AVX512F__)
+      return (NativeI32)_mm512_cvtepi8_epi32(LoadPart(p, i));
+#elif defined(__AVX2__)
+      return (NativeI32)_mm256_cvtepi8_epi32(LoadPart(p, i));
+#elif defined(__x86_64__)
+      return (NativeI32)_mm_cvtepi8_epi32(LoadPart(p, i));
+#else
+      return vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(LoadPart(p, i)))));
+#endif
+    });
+  }
+};
 /// Four activations in every lane.
 MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
   int32_t word;
@@ -49,18 +142,19 @@ MLF_INLINE NativeU8 SplatBytes(const int8_t* four) {
   return (NativeU8)(NativeI32{} + word);
 }
 
-/// The sum over the 32 k of a block of (q - kOffset) * x for the 16 rows of a tile, exactly. kMax
-/// is the largest unsigned weight q; x is in [-127, 127] (one plane) or [-128, 127] (two).
+/// The sum over kLines lines, all eight of a block of 32 k or the four of half a block, of
+/// (q - kOffset) * x for the 16 rows of a tile, exactly. kMax is the largest unsigned weight q; x
+/// is in [-127, 127] (one plane) or [-128, 127] (two).
 ///
 /// Start and Total take sum(x), for the offset to come off as -offset * sum(x): at the start where
 /// the level multiplies unsigned by signed bytes into 32-bit sums, at the end elsewhere, to hold
 /// fewer registers. x86 without such an instruction sums pairs of products in 16 bits, over as many
-/// lines as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four of 5-bit ones;
-/// 8-bit weights go back to signed ones there, whose magnitude is at most 128 (2 * 128 * 127 <
-/// 2^15).
+/// lines as can not overflow: eight of 4-bit weights (8 * 2 * 15 * 128 < 2^15), four of 5-bit ones,
+/// two of 6-bit ones in one plane (2 * 2 * 63 * 127 < 2^15); 8-bit weights go back to signed ones
+/// there, whose magnitude is at most 128 (2 * 128 * 127 < 2^15).
 #if defined(__AVX512VNNI__)
 
-template <int kMax, int kOffset>
+template <int kMax, int kOffset, int kLines>
 class BlockDot {
  public:
   MLF_INLINE Bytes Weights(Bytes unsigned_line) { return unsigned_line; }
@@ -104,11 +198,11 @@ MLF_INLINE NativeU8 WithSign(NativeU8 x, NativeU8 sign) {
 }
 #endif
 
-template <int kMax, int kOffset>
+template <int kMax, int kOffset, int kLines>
 class BlockDot {
  public:
   static constexpr bool kSigned = kMax > 127;
-  static constexpr int kLinesIn16Bits = kMax <= 15 ? 8 : 4;
+  static constexpr int kLinesIn16Bits = kMax <= 15 ? kLines : kMax <= 31 ? 4 : 2;
 
   MLF_INLINE Bytes Weights(Bytes line) {
     if constexpr (!kSigned) return line;
@@ -132,7 +226,7 @@ class BlockDot {
       }
     }
   }
-  /// To be called after every second line with how many there were.
+  /// To be called after every second line of eight, every line of four, with how many there were.
   MLF_TILE_METHOD void EndLines(int lines) {
     if (kSigned || lines % kLinesIn16Bits != 0) return;
 #pragma GCC unroll 4
@@ -154,7 +248,7 @@ class BlockDot {
 
 #elif defined(__aarch64__)
 
-template <int kMax, int kOffset>
+template <int kMax, int kOffset, int kLines>
 class BlockDot {
  public:
   static constexpr bool kSigned = kMax > 127;

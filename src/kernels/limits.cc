@@ -56,17 +56,22 @@ class Meeting {
   std::atomic<Clock::rep> over_{0};
 };
 
-/// Seconds that all threads take for the chunks.
+/// Seconds that all threads take for the chunks, right after they have done them once: what comes
+/// after a rest may be faster than what a machine keeps up.
 template <typename Fn>
 double Seconds(int64_t chunks, Fn fn) {
   // On a busy machine, who has slept is not the next to be interrupted.
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
   const int threads = ThreadCount();
+  const auto work = [&](int64_t thread) {
+    const int64_t end = chunks * (thread + 1) / threads;
+    for (int64_t chunk = chunks * thread / threads; chunk < end; ++chunk) fn(chunk);
+  };
+  ParallelFor(threads, 1, [&](int64_t thread, int64_t) { work(thread); });
   Meeting meeting(threads);
   ParallelFor(threads, 1, [&](int64_t thread, int64_t) {
     meeting.Join();
-    const int64_t end = chunks * (thread + 1) / threads;
-    for (int64_t chunk = chunks * thread / threads; chunk < end; ++chunk) fn(chunk);
+    work(thread);
   });
   return meeting.Seconds();
 }

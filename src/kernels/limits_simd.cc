@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kSteps = 8;          // of a round: lines of a block of 8-bit weights
 constexpr int kAheadBytes = 4096;  // prefetch: a page ahead is faster than none, or half of one
-using Dot = BlockDot</*kMax=*/15, /*kOffset=*/0>;
+using Dot = BlockDot</*kMax=*/15, /*kOffset=*/0, kSteps>;
 
 // Independent sums, of 16 lanes each: at least units times latency, as far as registers go.
 #if defined(__AVX512F__)

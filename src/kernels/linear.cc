@@ -11,6 +11,7 @@
 #include "kernels/linear_simd.h"
 #include "kernels/pack_weight.h"
 #include "kernels/weight_argument.h"
+#include "kernels/widen_simd.h"
 
 namespace mlf {
 namespace {
@@ -35,9 +36,17 @@ uint8_t* ScratchTiles(int64_t bytes) {
   return scratch.data();
 }
 
+/// Bytes of a group in wide tiles (widen_simd.h); 0 where the micro-kernels read the format's own.
+int64_t WideGroupBytes(const LinearTask& task) {
+  return DispatchFormat(task.format, [&]<typename F>() -> int64_t {
+    using Tile = typename ReadTiles<F>::Format;
+    return kIsWidened<F> ? task.cols / Tile::kWeights * kTileBytes<Tile> : 0;
+  });
+}
+
 /// The chunk of tokens that a thread takes at once. Tiles made on the fly serve as many as can be.
 int64_t TokensAtOnce(const LinearTask& task, int64_t tokens) {
-  if (!task.tiled) return std::min(tokens, kUntiledTokens);
+  if (!task.tiled || WideGroupBytes(task) > 0) return std::min(tokens, kUntiledTokens);
   const int64_t row_bytes = std::max<int64_t>(1, task.x_row_bytes);
   const int64_t fit = kChunkBytes / row_bytes / kChunkTokens * kChunkTokens;
   return std::min(tokens, std::max(kChunkTokens, fit));
@@ -52,6 +61,27 @@ int64_t PairsAtOnce(const LinearTask& task, int64_t pairs, int64_t tokens) {
   return std::min(at_once, CeilDiv(pairs, ThreadCount()));
 }
 
+/// Groups [begin, end) whose tiles are made on the fly: of rows in the file's layout, or wide ones.
+void ComputeMade(const LinearTask& task, int64_t begin, int64_t end, int64_t t0, int64_t t1) {
+  const int64_t wide_bytes = WideGroupBytes(task);
+  const int64_t tiles_per_group = task.cols / InfoOf(task.format).block;
+  LinearTask made = task;
+  made.tiled = false;
+  if (wide_bytes > 0) made.group_bytes = wide_bytes;
+  uint8_t* wide = ScratchTiles(kGroupsPerTile * (wide_bytes + task.group_bytes));
+  uint8_t* packed = wide + kGroupsPerTile * wide_bytes;
+  for (int64_t g = begin; g < end; g += kGroupsPerTile) {
+    const int64_t last = std::min(end, g + kGroupsPerTile);
+    const uint8_t* tiles = task.tiled ? task.weight + g * task.group_bytes : packed;
+    if (!task.tiled) PackGroups(packed, task.weight, task.format, task.rows, task.cols, g, last);
+    if (wide_bytes > 0) {
+      widen_tiles(wide, tiles, tiles_per_group * (last - g), task.format);
+      tiles = wide;
+    }
+    linear_groups(made, tiles, g, last - g, t0, t1);
+  }
+}
+
 /// Groups [begin, end) of a weight in the file's layout: turned in registers for a few tokens of a
 /// float format, tiled on the fly else.
 void ComputeUntiled(const LinearTask& task, int64_t begin, int64_t end, int64_t t0, int64_t t1) {
@@ -60,18 +90,13 @@ void ComputeUntiled(const LinearTask& task, int64_t begin, int64_t end, int64_t 
   for (; begin < whole; ++begin) {
     linear_rows(task, task.weight + begin * task.group_bytes, begin, t0, t1);
   }
-  if (begin >= end) return;
-  uint8_t* tiles = ScratchTiles(kGroupsPerTile * task.group_bytes);
-  for (int64_t g = begin; g < end; g += kGroupsPerTile) {
-    const int64_t last = std::min(end, g + kGroupsPerTile);
-    PackGroups(tiles, task.weight, task.format, task.rows, task.cols, g, last);
-    linear_groups(task, tiles, g, last - g, t0, t1);
-  }
+  if (begin < end) ComputeMade(task, begin, end, t0, t1);
 }
 
 /// Groups [begin, end) and tokens [t0, t1) of the product.
 void ComputeGroups(const LinearTask& task, int64_t begin, int64_t end, int64_t t0, int64_t t1) {
   if (!task.tiled) return ComputeUntiled(task, begin, end, t0, t1);
+  if (WideGroupBytes(task) > 0) return ComputeMade(task, begin, end, t0, t1);
   linear_groups(task, task.weight + begin * task.group_bytes, begin, end - begin, t0, t1);
 }
 
@@ -219,7 +244,7 @@ The weight is a matrix of floats of any of the dtypes, whatever that of ``x``; o
 blocks of ``format`` as in a GGUF file; or such blocks in the tiled layout of ``pack_weight``, which
 is the fastest. Sums are float32, in one order that depends neither on the number of rows of ``x``
 nor on the layout nor on the number of threads. For block formats each 32 elements of ``x`` are
-rounded to 8 bits under a common scale (16 bits for formats with minima), as ggml does.
+rounded to 8 bits under a common scale (16 bits for Q4_1 and Q5_1), as ggml does for Q8_0.
 
 x: Activations; may have no rows.
 weight: Rows of floats or, as uint8, of whole blocks.

@@ -7,6 +7,8 @@
 // An output element is one chain over the tiles of its row, with the same operations whatever the
 // shape of the register tile (T tokens, G groups): results do not depend on how work is cut.
 //   block formats: y = fma(float(dot), d * xs, y), then with minima y = fma(m, xs * sum(x), y)
+//   with scales for half blocks: v = float(dot0) * d0, v = fma(float(dot1), d1, v), with minima
+//     v = fma(m0, sum0(x), v), v = fma(m1, sum1(x), v); then y = fma(v, xs, y)
 //   float formats: y = fma(w, x, y)
 namespace mlf::MLF_LEVEL {
 namespace {
@@ -24,6 +26,12 @@ constexpr int64_t kAheadBytes = 4096;  // of weights, for a single token: a page
 // Groups at once for a single token of a float format: one chain of multiply-adds alone, 32 bytes
 // of weights to a step, would be slower than memory.
 constexpr int kStreams = 2;
+
+/// Weights of a row that a register tile takes at once, and the bytes of 16 rows of them.
+template <typename F>
+inline constexpr int64_t kStepWeights = kIsBlockFormat<F> ? kQuantBlock : 1;
+template <typename F>
+inline constexpr int64_t kStepBytes = kTileBytes<F> * kStepWeights<F> / F::kWeights;
 
 /// What a register tile reads along k, and what it prefetches meanwhile: `ahead_step` bytes of
 /// later weights at each step, where a batch's share of them is less than a line often the same.
@@ -60,93 +68,144 @@ struct Sums {
   }
 };
 
-MLF_INLINE F32 LoadHalves(const uint8_t* p) { return Load(reinterpret_cast<const F16*>(p)); }
+/// The sum of the integers of half h of kSums.
+template <int kSums, typename Block>
+MLF_INLINE int32_t SumOf(const Block& x, int h) {
+  if constexpr (kSums == 1) return x.sum;
+  return h == 0 ? x.half_sum : x.sum - x.half_sum;
+}
 
-/// The exact integer part of one block: G tiles times T blocks of activations. Two planes are one
-/// after the other in the same sums: (high * w) << 8, plus low * w.
+/// The exact integer part of one block: G tiles times T blocks of activations; the same lines of
+/// all tiles are group_bytes apart. Two planes are one after the other in the same sums:
+/// (high * w) << 8, plus low * w.
 template <typename F, int T, int G>
 struct BlockProducts {
-  static constexpr int kPlanes = kActivationPlanes<F>;
+  static constexpr int kPlanes = F::kPlanes, kSums = F::kSums;
   static_assert(kPlanes == 1 || F::kOffset == 0, "two planes take no offset off");
   using Block = ActivationBlock<kPlanes>;
-  using Dot = BlockDot<F::kMaxQuant, F::kOffset>;
-  Dot of[T][G];
+  using Dot = BlockDot<F::kMaxQuant, F::kOffset, 8 / kSums>;
+  Dot of[kSums][T][G];
 
   template <typename Fn>
   MLF_TILE_METHOD void ForEach(Fn fn) {
+#pragma GCC unroll 2
+    for (int h = 0; h < kSums; ++h) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
+      for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) fn(of[t][g], t);
+        for (int g = 0; g < G; ++g) fn(of[h][t][g], h, t);
+      }
     }
   }
 
   template <int kPlane>
-  MLF_TILE_METHOD void AddLine(const uint8_t* tile, int64_t group_bytes, const Block* const* x,
+  MLF_TILE_METHOD void AddLine(const uint8_t* lines, int64_t group_bytes, const Block* const* x,
                                int j) {
     Bytes w[G];
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
-      w[g] = Dot::Weights(F::template Line<Bytes>(tile + g * group_bytes, j));
+      w[g] = Dot::Weights(F::template Line<Bytes>(lines + g * group_bytes, j));
     }
+    Dot(&sums)[T][G] = of[j * kSums / 8];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const NativeU8 four = SplatBytes(x[t]->q[kPlane] + 4 * j);
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) of[t][g].Add(w[g], four);
+      for (int g = 0; g < G; ++g) sums[t][g].Add(w[g], four);
     }
   }
 
   template <int kPlane>
-  MLF_TILE_METHOD void AddPlane(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
+  MLF_TILE_METHOD void AddPlane(const uint8_t* lines, int64_t group_bytes, const Block* const* x) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {  // two lines that share their bytes in 4-bit formats
-      AddLine<kPlane>(tile, group_bytes, x, j);
-      AddLine<kPlane>(tile, group_bytes, x, j + 4);
-      ForEach([&](Dot& dot, int) MLF_TILE_LAMBDA { dot.EndLines(2 * j + 2); });
+      AddLine<kPlane>(lines, group_bytes, x, j);
+      AddLine<kPlane>(lines, group_bytes, x, j + 4);
+      ForEach([&](Dot& dot, int, int) MLF_TILE_LAMBDA { dot.EndLines((2 * j + 2) / kSums); });
     }
   }
 
-  MLF_TILE_METHOD void Compute(const uint8_t* tile, int64_t group_bytes, const Block* const* x) {
-    ForEach([&](Dot& dot, int t) MLF_TILE_LAMBDA { dot.Start(kPlanes == 1 ? x[t]->sum : 0); });
-    AddPlane<0>(tile, group_bytes, x);
+  MLF_TILE_METHOD void Compute(const uint8_t* lines, int64_t group_bytes, const Block* const* x) {
+    ForEach([&](Dot& dot, int h, int t)
+                MLF_TILE_LAMBDA { dot.Start(kPlanes == 1 ? SumOf<kSums>(*x[t], h) : 0); });
+    AddPlane<0>(lines, group_bytes, x);
     if constexpr (kPlanes == 2) {
-      ForEach([](Dot& dot, int) MLF_TILE_LAMBDA { dot.Times256(); });
-      AddPlane<1>(tile, group_bytes, x);
+      ForEach([](Dot& dot, int, int) MLF_TILE_LAMBDA { dot.Times256(); });
+      AddPlane<1>(lines, group_bytes, x);
     }
   }
 };
 
+/// Where the lines of block b of a tile are read from, and its scales.
+template <typename F>
+MLF_INLINE const uint8_t* LinesOf(const uint8_t* tile, [[maybe_unused]] int b) {
+  if constexpr (kTileBlocks<F> == 1) {
+    return tile;
+  } else {
+    return tile + F::kHeadBytes + b * (F::kLines * kLineBytes);
+  }
+}
+template <typename F>
+MLF_INLINE quant::SubScales<F32, F::kSums> ScalesOf(const uint8_t* tile, [[maybe_unused]] int b) {
+  if constexpr (kTileBlocks<F> > 1) {
+    return F::template Scales<Lanes>(tile, b);
+  } else if constexpr (requires { F::template Scales<Lanes>(tile); }) {
+    return {{F::template Scales<Lanes>(tile)}, {}};
+  } else if constexpr (F::kHasMin) {
+    return {{Lanes::Halves(tile)}, {Lanes::Halves(tile + kScaleBytes)}};
+  } else {
+    return {{Lanes::Halves(tile)}, {}};
+  }
+}
+
+/// y plus one block's product for one token and group.
+template <typename F, typename Block>
+MLF_INLINE F32 AddProduct(F32 y, const F32* dots, const quant::SubScales<F32, F::kSums>& scales,
+                          const Block& x) {
+  const F32 xs = Set(x.scale);
+  if constexpr (F::kSums == 1) {
+    y = Fma(dots[0], scales.d[0] * xs, y);
+    return F::kHasMin ? Fma(scales.m[0], Set(x.scaled_sum), y) : y;
+  } else {
+    F32 v = Fma(dots[1], scales.d[1], dots[0] * scales.d[0]);
+    if constexpr (F::kHasMin) {
+      v = Fma(scales.m[0], ToFloat(SplatI32(SumOf<2>(x, 0))), v);
+      v = Fma(scales.m[1], ToFloat(SplatI32(SumOf<2>(x, 1))), v);
+    }
+    return Fma(v, xs, y);
+  }
+}
+
 template <typename F, int T, int G>
 MLF_INLINE void AccumulateBlocks(Sums<T, G>& y, Operands a, int64_t cols) {
-  using Block = ActivationBlock<kActivationPlanes<F>>;
+  using Block = ActivationBlock<F::kPlanes>;
   const uint8_t* tile = a.tiles;
   const uint8_t* x_row = a.x;
+  int b = 0;  // of the tile
   for (int64_t k = 0; k < cols; k += kQuantBlock) {
     const Block* x[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       x[t] = reinterpret_cast<const Block*>(x_row + t * a.x_row_bytes);
     }
-    a.template Prefetch<(G * kTileBytes<F> + 63) / 64>();
+    a.template Prefetch<(G * kStepBytes<F> + 63) / 64>();
     BlockProducts<F, T, G> products;
-    products.Compute(tile, a.group_bytes, x);
+    products.Compute(LinesOf<F>(tile, b), a.group_bytes, x);
 #pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
-      const uint8_t* scales = tile + g * a.group_bytes;
-      const F32 d = LoadHalves(scales);
-      F32 m;
-      if constexpr (F::kHasMin) m = LoadHalves(scales + kScaleBytes);
+      const auto scales = ScalesOf<F>(tile + g * a.group_bytes, b);
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
-        const F32 xs = Set(x[t]->scale);
-        y.of[t][g] = Fma(ToFloat(products.of[t][g].Total(x[t]->sum)), d * xs, y.of[t][g]);
-        if constexpr (F::kHasMin) {
-          y.of[t][g] = Fma(m, Set(x[t]->scaled_sum), y.of[t][g]);
+        F32 dots[F::kSums];
+#pragma GCC unroll 2
+        for (int h = 0; h < F::kSums; ++h) {
+          dots[h] = ToFloat(products.of[h][t][g].Total(SumOf<F::kSums>(*x[t], h)));
         }
+        y.of[t][g] = AddProduct<F>(y.of[t][g], dots, scales, *x[t]);
       }
     }
-    tile += kTileBytes<F>;
+    b = (b + 1) % kTileBlocks<F>;
+    tile += b == 0 ? kTileBytes<F> : 0;
     x_row += sizeof(Block);
   }
 }
@@ -271,7 +330,7 @@ void ComputeTile(const LinearTask& task, const uint8_t* tiles, int64_t group, in
                           .x_row_bytes = task.x_row_bytes,
                           .ahead = ahead,
                           .ahead_step = ahead_step};
-  ahead += task.cols / F::kWeights * ahead_step;
+  ahead += task.cols / kStepWeights<F> * ahead_step;
   Sums<T, G> y;
   y.Clear();
   if constexpr (kIsBlockFormat<F>) {
@@ -342,7 +401,8 @@ constexpr int64_t TileCount(int64_t tokens, int64_t largest) {
 
 void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, int64_t groups,
                   int64_t begin, int64_t end) {
-  DispatchFormat(task.format, [&]<typename F>() {
+  DispatchFormat(task.format, [&]<typename Stored>() {
+    using F = typename ReadTiles<Stored>::Format;
     const int64_t last = group + groups;
     // One token waits for memory: few streams, prefetched a page ahead.
     if (end - begin == 1) {
@@ -352,14 +412,14 @@ void LinearGroups(const LinearTask& task, const uint8_t* tiles, int64_t group, i
         tiles += done * task.group_bytes;
       }
       for (; group < last; ++group, tiles += task.group_bytes) {
-        ComputeTokens<F, 1, 1>(task, tiles, group, begin, end, tiles + kAheadBytes, kTileBytes<F>);
+        ComputeTokens<F, 1, 1>(task, tiles, group, begin, end, tiles + kAheadBytes, kStepBytes<F>);
       }
       return;
     }
     // A batch brings the next groups into the cache while it computes with these, if they exist.
     constexpr int kTokens = kIsBlockFormat<F> ? kBlockTokens : kFloatTokens;
     const int64_t bytes = kGroups * task.group_bytes, share = TileCount(end - begin, kTokens);
-    const int64_t step = task.tiled ? (kGroups * kTileBytes<F> + share - 1) / share : 0;
+    const int64_t step = task.tiled ? (kGroups * kStepBytes<F> + share - 1) / share : 0;
     for (; group + kGroups <= last; group += kGroups, tiles += bytes) {
       ComputeTokens<F, kTokens, kGroups>(task, tiles, group, begin, end, tiles + bytes, step);
     }

@@ -15,11 +15,8 @@ struct ActivationBlock {
   float scale;       // NaN where the block has one
   int32_t sum;       // of the integers
   float scaled_sum;  // scale * sum, for formats with minima
+  int32_t half_sum;  // of the first 16 integers, for formats whose scales are for 16
 };
-
-/// Planes that a block format wants: kernels/linear.h says why.
-template <typename F>
-inline constexpr int kActivationPlanes = F::kHasMin ? 2 : 1;
 
 /// One matmul, as the micro-kernels see it.
 struct LinearTask {

@@ -35,6 +35,13 @@ struct Rows<BF16> {
   static constexpr auto& kLayerNorm = layer_norm_row_bf16;
 };
 
+/// Whether the rows of `out` are to be streamed.
+bool Streams(const TensorView& out, const TensorView& x) {
+  const int64_t value = DtypeBytes(x.dtype());
+  return WorthStreaming(Data<void>(out), Data<void>(x), x.numel() * value,
+                        x.size(x.ndim() - 1) * value);
+}
+
 /// Calls fn(t) for every row of x, whatever its rank.
 template <typename Fn>
 void ForRows(const TensorView& x, Fn fn) {
@@ -47,31 +54,35 @@ void ForRows(const TensorView& x, Fn fn) {
 }
 
 void RmsNormCpu(TensorView out, TensorView x, TensorView weight, double eps) {
+  const bool stream = Streams(out, x);
   DispatchFloat(x.dtype(), [&]<typename T>() {
     T* o = Data<T>(out);
     const T *i = Data<T>(x), *w = Data<T>(weight);
-    ForRows(x,
-            [&](int64_t row, int64_t hidden) { Rows<T>::kNorm(o + row, i + row, w, hidden, eps); });
+    ForRows(x, [&](int64_t row, int64_t hidden) {
+      Rows<T>::kNorm({o + row, stream}, i + row, w, hidden, eps);
+    });
   });
 }
 
 void AddRmsNormCpu(TensorView out, TensorView residual, TensorView x, TensorView weight,
                    double eps) {
+  const bool stream = Streams(out, x);
   DispatchFloat(x.dtype(), [&]<typename T>() {
     T *o = Data<T>(out), *r = Data<T>(residual);
     const T *i = Data<T>(x), *w = Data<T>(weight);
     ForRows(x, [&](int64_t row, int64_t hidden) {
-      Rows<T>::kAddNorm(o + row, r + row, i + row, w, hidden, eps);
+      Rows<T>::kAddNorm({o + row, stream}, r + row, i + row, w, hidden, eps);
     });
   });
 }
 
 void LayerNormCpu(TensorView out, TensorView x, TensorView weight, TensorView bias, double eps) {
+  const bool stream = Streams(out, x);
   DispatchFloat(x.dtype(), [&]<typename T>() {
     T* o = Data<T>(out);
     const T *i = Data<T>(x), *w = Data<T>(weight), *b = Data<T>(bias);
     ForRows(x, [&](int64_t row, int64_t hidden) {
-      Rows<T>::kLayerNorm(o + row, i + row, w, b, hidden, eps);
+      Rows<T>::kLayerNorm({o + row, stream}, i + row, w, b, hidden, eps);
     });
   });
 }

@@ -81,7 +81,7 @@ TVM_FFI_STATIC_INIT_BLOCK() { kQuantizeQ8.Register(QuantizeQ8); }
 int ActivationPlanes(Format format) {
   return DispatchFormat(format, []<typename F>() {
     if constexpr (kIsBlockFormat<F>) {
-      return kActivationPlanes<F>;
+      return F::kPlanes;
     } else {
       return 0;
     }

@@ -128,24 +128,28 @@ MLF_INLINE void QuantizeSome(ActivationBlock<kPlanes>* blocks, const float* x, i
   });
   float factor[kBlocksAtOnce];
   Store(factor, inverse);
-  BlockVectors integers;
+  BlockVectors low, high;
   for (int b = 0; b < count; ++b, x += kQuantBlock) {
     const F32 f = Set(factor[b]);
     const I32 first = Rounded(Load(x) * f), second = Rounded(Load(x + kLanes) * f);
     StorePlanes(blocks[b], 0, first);
     StorePlanes(blocks[b], kLanes, second);
-    integers.Set(b, first + second);
+    low.Set(b, first);
+    high.Set(b, second);
   }
-  const I32 sum = integers.Reduce([](NativeI32 a, NativeI32 b) MLF_TILE_LAMBDA { return a + b; });
+  const auto add = [](NativeI32 a, NativeI32 b) MLF_TILE_LAMBDA { return a + b; };
+  const I32 half_sum = low.Reduce(add), sum = half_sum + high.Reduce(add);
   const F32 stored = kPlanes == 1 ? AsStored(scale) : scale;
   float scales[kBlocksAtOnce], scaled_sums[kBlocksAtOnce];
-  int32_t sums[kBlocksAtOnce];
+  int32_t sums[kBlocksAtOnce], half_sums[kBlocksAtOnce];
   Store(scales, stored);
   Store(scaled_sums, stored * ToFloat(sum));
   std::memcpy(sums, &sum, sizeof sums);
+  std::memcpy(half_sums, &half_sum, sizeof half_sums);
   for (int b = 0; b < count; ++b) {
     blocks[b].scale = scales[b];
     blocks[b].sum = sums[b];
+    blocks[b].half_sum = half_sums[b];
     blocks[b].scaled_sum = scaled_sums[b];
   }
 }

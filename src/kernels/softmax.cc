@@ -46,7 +46,7 @@ struct Rows<BF16> {
 /// Joins the parts of a row in the order they come.
 class RowSum {
  public:
-  explicit RowSum(Scores scores) : spread_(scores.cap == 0 ? std::abs(scores.scale) : 1) {}
+  explicit RowSum(Scores scores) : spread_(scores.cap == 0 ? std::abs(scores.scale) : scores.cap) {}
 
   void Add(SoftmaxPart part) {
     if (part.max > max_) {
@@ -74,18 +74,27 @@ class RowSum {
 };
 
 /// Probabilities of float32 have room for their exponentials where the output goes, and are scaled
-/// there; a short row of shorter floats has it on the stack; others are computed twice.
+/// there; a short row of shorter floats, or one that is streamed, has it on the stack; others are
+/// computed twice.
 template <typename T>
 class RowSoftmax {
  public:
-  RowSoftmax(T* out, const T* x, int64_t n, Scores scores, SoftmaxForm form)
-      : out_(out), x_(x), n_(n), blocks_((n + kBlock - 1) / kBlock), scores_(scores), form_(form) {}
+  RowSoftmax(RowOut<T> out, const T* x, int64_t n, Scores scores, SoftmaxForm form)
+      : out_(out.data),
+        x_(x),
+        n_(n),
+        blocks_((n + kBlock - 1) / kBlock),
+        stream_(out.stream),
+        scores_(scores),
+        form_(form) {}
 
   int64_t blocks() const { return blocks_; }
 
   /// `parts` has room for all blocks of a row.
   void Whole(int64_t row, SoftmaxPart* parts) const {
-    if (blocks_ == 1 && form_ == SoftmaxForm::kProbability && !kInPlace) return OnStack(row);
+    if (blocks_ == 1 && form_ == SoftmaxForm::kProbability && (stream_ || !kInPlace)) {
+      return OnStack(row);
+    }
     MakeParts(row, 0, blocks_, parts);
     Finish(row, 0, blocks_, parts, Sum(parts));
   }
@@ -111,7 +120,7 @@ class RowSoftmax {
   void OnStack(int64_t row) const {
     float e[kBlock];
     const SoftmaxPart part = Rows<T>::kPart(e, x_ + row * n_, n_, scores_);
-    Rows<T>::kScale(out_ + row * n_, e, n_, static_cast<float>(1.0 / part.sum));
+    Rows<T>::kScale({out_ + row * n_, stream_}, e, n_, static_cast<float>(1.0 / part.sum));
   }
 
   void MakeParts(int64_t row, int64_t begin, int64_t end, SoftmaxPart* parts) const {
@@ -135,7 +144,7 @@ class RowSoftmax {
       if (const float* e = Room(out_ + at); e != nullptr) {
         Rows<T>::kScale(out_ + at, e, n, sum.Factor(parts[b]));
       } else {
-        Rows<T>::kWrite(out_ + at, x_ + at, n, scores_, sum.max(), norm, form_);
+        Rows<T>::kWrite({out_ + at, stream_}, x_ + at, n, scores_, sum.max(), norm, form_);
       }
     }
   }
@@ -143,6 +152,7 @@ class RowSoftmax {
   T* out_;
   const T* x_;
   int64_t n_, blocks_;
+  bool stream_;
   Scores scores_;
   SoftmaxForm form_;
 };
@@ -153,7 +163,10 @@ void SoftmaxCpu(TensorView out, TensorView x, double scale, double soft_cap) {
   const double factor = soft_cap == 0 ? scale : scale / soft_cap;
   const Scores scores{static_cast<float>(factor), static_cast<float>(soft_cap)};
   DispatchFloat(x.dtype(), [&]<typename T>() {
-    const RowSoftmax<T> softmax(Data<T>(out), Data<const T>(x), n, scores, kForm);
+    constexpr int64_t kValue = sizeof(T);
+    const bool stream =
+        WorthStreaming(Data<void>(out), Data<void>(x), x.numel() * kValue, n * kValue);
+    const RowSoftmax<T> softmax({Data<T>(out), stream}, Data<const T>(x), n, scores, kForm);
     if (ThreadCount() > 1 && rows < 2 * ThreadCount() && n >= kSplitRow) {
       std::vector<SoftmaxPart> parts(softmax.blocks());
       for (int64_t row = 0; row < rows; ++row) softmax.Split(row, parts.data());
@@ -179,8 +192,9 @@ const Op kSoftmax{
 
 ``out = exp(y) / sum(exp(y))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
 soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the row
-is subtracted first and all is computed in float32. ``-inf`` gives 0; a row of nothing but ``-inf``
-(without a cap), or with ``+inf`` or NaN in it, gives NaN.
+is subtracted first and all is computed in float32. Without a cap ``-inf`` gives 0, and a row of
+nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as ``soft_cap`` of
+its sign, so that masks belong behind it. NaN gives NaN.
 
 x: Scores; may have no rows.
 scale: Multiplies every score; finite as float32.
@@ -195,8 +209,9 @@ const Op kLogSoftmax{
 
 ``out = y - log(sum(exp(y)))`` with ``y = scale * x``, or with ``y = soft_cap * tanh(scale * x /
 soft_cap)`` where a cap is given (as Gemma 2 has it, arXiv:2408.00118); the largest ``y`` of the row
-is subtracted first and all is computed in float32. ``-inf`` stays ``-inf``; a row of nothing but
-``-inf`` (without a cap), or with ``+inf`` or NaN in it, gives NaN.
+is subtracted first and all is computed in float32. Without a cap ``-inf`` stays ``-inf``, and a row
+of nothing but ``-inf`` or with ``+inf`` in it gives NaN; with one an infinity counts as ``soft_cap``
+of its sign, so that masks belong behind it. NaN gives NaN.
 
 x: Scores; may have no rows.
 scale: Multiplies every score; finite as float32.

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "base/row_out.h"
 #include "base/simd_fn.h"
 
 namespace mlf {
@@ -13,9 +14,9 @@ struct Scores {
   float cap;
 };
 
-/// The largest y of a block and the sum of e^(y - max); without a cap the largest of x with the
-/// sign of scale instead, and the sum of e^((x - max) |scale|). At least the lowest finite float;
-/// NaN goes into the sum, not into max.
+/// The largest of a block of scores but for their factor, y: of x with the sign of scale, whose
+/// factor is |scale|; of tanh(scale * x), whose factor is the cap, where there is one. And the sum
+/// of e^(factor (y - max)). At least the lowest finite float; NaN goes into the sum, not into max.
 struct SoftmaxPart {
   float max;
   float sum;
@@ -23,7 +24,8 @@ struct SoftmaxPart {
 
 enum class SoftmaxForm : int { kProbability, kLogarithm };
 
-/// The part of x[n]. Where e is not null, its n elements get e^(y - max); it may be x.
+/// The part of x[n]. Where e is not null, its n elements get e^(factor (y - max)); it
+/// may be x.
 MLF_SIMD_FN(softmax_part_f32, PartOf,
             SoftmaxPart(float* e, const float* x, int64_t n, Scores scores))
 MLF_SIMD_FN(softmax_part_f16, PartOf, SoftmaxPart(float* e, const F16* x, int64_t n, Scores scores))
@@ -32,22 +34,22 @@ MLF_SIMD_FN(softmax_part_bf16, PartOf,
 
 /// out[i] = e[i] * factor; out may be e.
 MLF_SIMD_FN(softmax_scale_f32, ScaleSoftmax,
-            void(float* out, const float* e, int64_t n, float factor))
+            void(RowOut<float> out, const float* e, int64_t n, float factor))
 MLF_SIMD_FN(softmax_scale_f16, ScaleSoftmax,
-            void(F16* out, const float* e, int64_t n, float factor))
+            void(RowOut<F16> out, const float* e, int64_t n, float factor))
 MLF_SIMD_FN(softmax_scale_bf16, ScaleSoftmax,
-            void(BF16* out, const float* e, int64_t n, float factor))
+            void(RowOut<BF16> out, const float* e, int64_t n, float factor))
 
-/// out[i] = e^(y[i] - max) * norm, or y[i] - max - norm as a logarithm, max as in SoftmaxPart; out
+/// out[i] = e^(factor (y[i] - max)) * norm, or the logarithm, less norm, max as in SoftmaxPart; out
 /// may be x.
 MLF_SIMD_FN(softmax_write_f32, WriteSoftmax,
-            void(float* out, const float* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<float> out, const float* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 MLF_SIMD_FN(softmax_write_f16, WriteSoftmax,
-            void(F16* out, const F16* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<F16> out, const F16* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 MLF_SIMD_FN(softmax_write_bf16, WriteSoftmax,
-            void(BF16* out, const BF16* x, int64_t n, Scores scores, float max, float norm,
+            void(RowOut<BF16> out, const BF16* x, int64_t n, Scores scores, float max, float norm,
                  SoftmaxForm form))
 
 }  // namespace mlf

@@ -4,10 +4,18 @@
 #include "quant/bf16.h"
 #include "quant/f16.h"
 #include "quant/f32.h"
+#include "quant/iq2_xxs.h"
+#include "quant/iq4_nl.h"
+#include "quant/mxfp4.h"
+#include "quant/q2_k.h"
+#include "quant/q3_k.h"
 #include "quant/q4_0.h"
 #include "quant/q4_1.h"
+#include "quant/q4_k.h"
 #include "quant/q5_0.h"
 #include "quant/q5_1.h"
+#include "quant/q5_k.h"
+#include "quant/q6_k.h"
 #include "quant/q8_0.h"
 
 // Each a struct of namespace mlf::quant.
@@ -19,7 +27,15 @@
   X(Q4_0)              \
   X(Q4_1)              \
   X(Q5_0)              \
-  X(Q5_1)
+  X(Q5_1)              \
+  X(Q2_K)              \
+  X(Q3_K)              \
+  X(Q4_K)              \
+  X(Q5_K)              \
+  X(Q6_K)              \
+  X(IQ4_NL)            \
+  X(MXFP4)             \
+  X(IQ2_XXS)
 
 // Their names as a type of a signature (base/op.h): "Literal['F32', …]".
 #define MLF_FORMAT_NAME(name) "'" #name "', "
@@ -41,6 +57,23 @@ inline constexpr bool kIsBlockFormat = F::kWeights > 1;
 /// Bytes of one tile: what its 16 rows take in the file.
 template <typename F>
 inline constexpr int64_t kTileBytes = kTileRows * F::kBytes;
+
+/// Blocks of 32 in a tile of a block format.
+template <typename F>
+inline constexpr int kTileBlocks = static_cast<int>(F::kWeights / kQuantBlock);
+
+/// The tiles that micro-kernels read: those of the format, or wide ones made of them.
+template <typename F>
+struct ReadTiles {
+  using Format = F;
+};
+template <typename F>
+  requires requires { typename F::Wide; }
+struct ReadTiles<F> {
+  using Format = typename F::Wide;
+};
+template <typename F>
+inline constexpr bool kIsWidened = requires { typename F::Wide; };
 
 /// fn.template operator()<quant::Q4_0>() for Format::kQ4_0, and so on. The format is one of the
 /// list: numbers from outside go through FindFormat first.

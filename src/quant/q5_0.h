@@ -12,7 +12,7 @@ struct Q5_0 {
   static constexpr int64_t kWeights = kQuantBlock, kBytes = 22;
   static constexpr int kMaxQuant = 31, kOffset = 16;
   static constexpr bool kHasMin = false;
-  static constexpr int kLines = 4;
+  static constexpr int kPlanes = 1, kSums = 1, kLines = 4;
 
   MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kWeights, row += kBytes) {

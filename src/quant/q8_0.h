@@ -11,7 +11,7 @@ struct Q8_0 {
   static constexpr int64_t kWeights = kQuantBlock, kBytes = 34;
   static constexpr int kMaxQuant = 255, kOffset = 128;  // in a tile: q + 128
   static constexpr bool kHasMin = false;
-  static constexpr int kLines = 8;
+  static constexpr int kPlanes = 1, kSums = 1, kLines = 8;
   static constexpr uint32_t kFlip = 0x80808080;
 
   MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {

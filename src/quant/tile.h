@@ -13,7 +13,8 @@
 //   weight   | group 0: rows 0 … 15              | group 1: rows 16 … 31 | … | last group |
 //   group    | tile 0 | tile 1 | tile 2 | …      |
 //
-// Block formats: a tile is 32 k (block b of each of the 16 rows).
+// Block formats of 32 weights: a tile is 32 k (block b of each of the 16 rows). Those of 256:
+// quant/super_block.h.
 //
 //   bytes    32                32 (with minima)  64        64       …       64 (with fifth bits)
 //   tile     | 16 f16 scales | 16 f16 minima   | line 0 | line 1 | …      | high bits   |
@@ -34,7 +35,7 @@
 namespace mlf {
 
 inline constexpr int64_t kTileRows = 16;
-inline constexpr int64_t kQuantBlock = 32;  // weights per block of every block format
+inline constexpr int64_t kQuantBlock = 32;  // weights that one dot product of integers sums over
 inline constexpr int kLineBytes = 64;
 inline constexpr int kLaneBytes = 4;
 inline constexpr int kScaleBytes = 2 * kTileRows;
@@ -100,6 +101,17 @@ MLF_TILE_FN void UnpackHighBits(const uint8_t* line, int lane, uint8_t* word) {
   }
   StoreWord(word, bits);
 }
+
+/// Four bytes of a row in a line, with the operations of `Bytes` below.
+struct Word {
+  uint32_t bits;
+
+  static MLF_TILE_METHOD Word Load(const uint8_t* p) { return {LoadWord(p)}; }
+  MLF_TILE_METHOD Word ShiftLeft(int n) const { return {bits << n}; }
+  MLF_TILE_METHOD Word ShiftRight(int n) const { return {bits >> n}; }
+};
+MLF_TILE_FN Word operator&(Word a, uint8_t mask) { return {a.bits & mask * 0x01010101u}; }
+MLF_TILE_FN Word operator|(Word a, Word b) { return {a.bits | b.bits}; }
 
 // `Bytes` below is 64 bytes in the registers of a CPU level (kernels/block_dot.h): Load, & with a
 // byte, |, and shifts of 16-bit lanes, whose strays a mask must drop.

@@ -65,6 +65,21 @@ def test_scale_and_soft_cap(name, soft_cap, options):
     assert_close(out, reference(name, x, soft_cap=soft_cap, **options), "float32")
 
 
+@pytest.mark.parametrize("soft_cap", [20.0, 50.0])
+def test_scores_at_their_cap(soft_cap):
+    x = (30 * rows_of(40, 64)).astype(np.float32)  # most of them where tanh is nearly 1
+    expected = reference("softmax", x, soft_cap=soft_cap)
+    out = llm.ops.softmax(x, soft_cap=soft_cap)
+    error = np.linalg.norm(out - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert error.max() < 2e-6
+
+
+def test_infinite_scores_are_capped():
+    x = np.array([[1, -np.inf, 2, np.inf]], np.float32)
+    expected = reference("softmax", np.array([[1, -1e9, 2, 1e9]]), soft_cap=3.0)
+    assert_close(llm.ops.softmax(x, soft_cap=3.0), expected, "float32")
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("offset", [-3e4, 1e3, 3e4])
 def test_large_scores_do_not_overflow(name, offset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,16 +29,19 @@ class Case:
 
 
 # F16: the peer rounds activations to F16. Quantized weights: the peer rounds activations to 8 bits,
-# about 0.5 % a layer, and so do we for formats without minima. Over the 30 layers of SmolLM2 this
+# about 0.5 % a layer, and so do we but for Q4_1. Over the 30 layers of SmolLM2 this
 # puts the peer itself up to 1.09 from the exact logits (float64, dequantized weights), so that no
 # runtime can be within 0.35 of both: there a logit may be 0.35 further from the peer's than the
-# exact one is, and test_whole_rows holds it to the exact row.
+# exact one is, and test_whole_rows holds it to the exact row. TinyLlama likewise: the peer rounds
+# activations in blocks of 256 for its formats, not 32, and ends up to 1.06 from the exact logits,
+# this package up to 0.37.
 CASES = [
     Case("stories260K-F32", 1e-3, 1e-4, True),
     Case("stories260K-F16", 2e-2, 1e-4, True),
     Case("stories260K-Q8_0", 0.35, 0.03, False),
     Case("stories260K-Q4_0", 0.35, 0.03, False),
     Case("SmolLM2-135M-Instruct-Q4_1", 0.35, 0.03, False, peer_is_far=True),
+    Case("TinyLlama-1.1B-Chat-IQ2_XXS", 0.5, 0.05, False, peer_is_far=True),
 ]
 
 
@@ -55,8 +59,9 @@ class Loaded:
 def loaded(request: pytest.FixtureRequest, llm: ModuleType, data_dir: Path) -> Iterator[Loaded]:
     case = request.param
     path = data_dir / "models" / f"{case.name}.gguf"
-    if case.name.startswith("SmolLM2"):
-        path = request.getfixturevalue("smollm2")
+    for name in ("smollm2", "tinyllama"):
+        if case.name.lower().startswith(name):
+            path = request.getfixturevalue(name)
     outputs = json.loads((data_dir / "models" / "ref" / f"{case.name}.json").read_text())
     with llm.Model(path) as model:
         yield Loaded(case, path, model, outputs["results"])
@@ -73,11 +78,17 @@ def teacher_forced(llm: ModuleType, loaded: Loaded, result: dict[str, Any]) -> n
     return np.concatenate(steps)
 
 
+@lru_cache(maxsize=1)  # one is gigabytes
+def numpy_model(path: Path) -> ReferenceModel:
+    """The same by NumPy."""
+    dtype = np.float32 if path.stat().st_size > 50e6 else np.float64  # memory
+    return ReferenceModel(path, dtype)
+
+
 def exact_logits(loaded: Loaded, result: dict[str, Any]) -> np.ndarray:
     """The same rows by NumPy."""
     tokens = result["prompt_ids"] + result["gen_ids"][:-1]
-    reference = ReferenceModel(loaded.path, np.float32)
-    return reference.logits(tokens)[len(result["prompt_ids"]) - 1 :]
+    return numpy_model(loaded.path).logits(tokens)[len(result["prompt_ids"]) - 1 :]
 
 
 def test_prompt_ids(loaded: Loaded) -> None:
@@ -115,13 +126,12 @@ def test_argmax(llm: ModuleType, loaded: Loaded) -> None:
 
 
 def test_whole_rows(llm: ModuleType, loaded: Loaded) -> None:
-    dtype = np.float32 if loaded.path.stat().st_size > 50e6 else np.float64  # memory
-    reference = ReferenceModel(loaded.path, dtype)
     for result in loaded.results:
         tokens = result["prompt_ids"] + result["gen_ids"][:-1]
         context = loaded.model.context(n_ctx=256, kv_dtype="f32")
         got = decode_all(llm, context, sequence(tokens))
-        assert relative_l2(got, reference.logits(tokens)) <= loaded.case.numpy_tolerance
+        exact = numpy_model(loaded.path).logits(tokens)
+        assert relative_l2(got, exact) <= loaded.case.numpy_tolerance
 
 
 def test_greedy_generation(llm: ModuleType, loaded: Loaded) -> None:

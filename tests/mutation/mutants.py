@@ -151,11 +151,9 @@ ROWS = (
     Mutant(
         name="last lane wrong, AVX2 alone",
         file="src/kernels/norm_simd.cc",
-        old="StoreCount(out + i, LoadCount(x + i, count) * scale * LoadCount(weight + i, count), "
-        "count);",
-        new="F32 y = LoadCount(x + i, count) * scale * LoadCount(weight + i, count);\n"
-        "    if constexpr (kWidth == 8) y.part[kParts - 1][kWidth - 1] *= 1.01f;\n"
-        "    StoreCount(out + i, y, count);",
+        old="const F32 v = LoadCount(x + i, count) * scale * LoadCount(weight + i, count);",
+        new="F32 v = LoadCount(x + i, count) * scale * LoadCount(weight + i, count);\n"
+        "      if constexpr (kWidth == 8) v.part[kParts - 1][kWidth - 1] *= 1.01f;",
         tests=(f"{NORM}::test_rms_norm_matches_reference",),
         cpu="avx2",
     ),
@@ -179,8 +177,8 @@ ROWS = (
     Mutant(
         name="scale forgotten under a soft cap",
         file="src/kernels/softmax_simd.cc",
-        old="return Set(scores.cap) * Tanh(x * Set(scores.scale)) - max;",
-        new="return Set(scores.cap) * Tanh(x) - max;",
+        old="return Tanh(x * Set(scores.scale)) - max;",
+        new="return Tanh(x) - max;",
         tests=("tests/kernels/test_softmax.py::test_scale_and_soft_cap",),
     ),
 )
@@ -285,4 +283,36 @@ LIMITS = (
     ),
 )
 
-MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS
+BLOCKS = (
+    Mutant(
+        name="6-bit minima lose their upper bits",
+        file="src/quant/super_block.h",
+        old="(bytes >> 2 & 0x30) |",
+        new="(bytes >> 2 & 0x10) |",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+    Mutant(
+        name="6-bit products overflow 16 bits",
+        file="src/kernels/block_dot.h",
+        old="kMax <= 31 ? 4 : 2;",
+        new="kMax <= 63 ? 4 : 2;",
+        tests=("native:linear_test",),
+        cpu="avx2",
+    ),
+    Mutant(
+        name="both halves of a block get the sum of one",
+        file="src/kernels/linear_simd.cc",
+        old="return h == 0 ? x.half_sum : x.sum - x.half_sum;",
+        new="return h == 0 ? x.half_sum : x.half_sum;",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+    Mutant(
+        name="the eighth sign of IQ2_XXS is not made of the others",
+        file="src/kernels/widen_simd.cc",
+        old="return seven.part[p] | (low.part[p] ^ high.part[p]);",
+        new="return seven.part[p] | (low.part[p] & high.part[p]);",
+        tests=("tests/kernels/test_linear.py::test_block_formats",),
+    ),
+)
+
+MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS + BLOCKS

@@ -18,7 +18,7 @@ using test::GgufNestedBytes;
 using test::GgufWriter;
 using test::TempDir;
 
-constexpr uint32_t kF32 = 0, kQ4_0 = 2, kQ4_K = 12;
+constexpr uint32_t kF32 = 0, kQ4_0 = 2, kQ4_K = 12, kIQ1_M = 29;
 
 std::shared_ptr<const Gguf> Open(const TempDir& dir, const std::string& bytes) {
   return Gguf::Open(dir.Write("wrong.gguf", bytes));
@@ -160,8 +160,9 @@ void TestTensorInfos(const TempDir& dir) {
   Refused(dir, one({big, big / 4}, kQ4_0, 0), "ends past the data section");
   Refused(dir, one({big, big, big, big}, kQ4_0, 0), "takes 2^63");
   Refused(dir, one({uint64_t{INT64_MAX}}, kF32, 0), "takes 2^63");
-  Refused(dir, one({32}, kQ4_K, 0),
-          "tensor \"w\": tensor type 12 is not supported; supported are "
+  Refused(dir, one({128, 2}, kQ4_K, 0), "rows of 128 weights, expected blocks of 256 for Q4_K");
+  Refused(dir, one({32}, kIQ1_M, 0),
+          "tensor \"w\": tensor type 29 is not supported; supported are "
           "F32, F16, ",
           "NotImplementedError");
   Refused(dir, one({32}, UINT32_MAX, 0), "tensor type 4294967295", "NotImplementedError");

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -14,24 +15,27 @@
 #include "check.h"
 #include "cpu_levels.h"
 #include "kernels/linear_simd.h"
+#include "random_weight.h"
 
 namespace mlf {
 namespace {
 
 constexpr DLDevice kCpu{kDLCPU, 0};
-constexpr Format kAllFormats[] = {Format::kF32,  Format::kF16,  Format::kBF16, Format::kQ8_0,
-                                  Format::kQ4_0, Format::kQ4_1, Format::kQ5_0, Format::kQ5_1};
 constexpr int64_t kRowCounts[] = {1, 15, 16, 17, 33, 172};
 
 enum class Fill { kRandom, kLargest, kSmallest, kZeroScale, kSubnormalScale };
-
-bool HasMin(Format f) { return f == Format::kQ4_1 || f == Format::kQ5_1; }
 
 uint16_t RandomScale(std::mt19937& rng, Fill fill) {
   const uint16_t sign = rng() % 2 << 15;
   if (fill == Fill::kZeroScale) return sign;
   if (fill == Fill::kSubnormalScale) return sign | static_cast<uint16_t>(1 + rng() % 0x3FF);
   return sign | F16::From(0.001f + static_cast<float>(rng() % 1000) * 1e-5f).bits;
+}
+
+/// Of MXFP4: the smallest ones are subnormal.
+uint8_t RandomExponent(std::mt19937& rng, Fill fill) {
+  if (fill == Fill::kZeroScale) return 0;
+  return fill == Fill::kSubnormalScale ? 1 : 110 + rng() % 20;
 }
 
 void FillFloats(std::vector<uint8_t>& weight, Format format, std::mt19937& rng) {
@@ -57,10 +61,11 @@ std::vector<uint8_t> MakeWeight(Format format, int64_t rows, int64_t cols, Fill 
                                              : -1;
   for (uint8_t& b : weight) b = byte < 0 ? rng() : byte;
   for (size_t i = 0; i < weight.size(); i += InfoOf(format).block_bytes) {
-    for (int half = 0; half <= HasMin(format); ++half) {
+    for (int64_t half : HalfOffsets(format)) {
       const uint16_t scale = RandomScale(rng, fill);
-      std::memcpy(&weight[i + 2 * half], &scale, 2);
+      std::memcpy(&weight[i + half], &scale, 2);
     }
+    if (format == Format::kMXFP4) weight[i] = RandomExponent(rng, fill);
   }
   return weight;
 }
@@ -81,13 +86,14 @@ ArrayView BytesView(const std::vector<uint8_t>& v) {
 struct Rounded {
   int32_t n[32], sum;
   float scale, scaled_sum;
+  int32_t half_sum;
 };
 
 template <int kPlanes>
 Rounded Unpack(const uint8_t* bytes) {
   ActivationBlock<kPlanes> block;
   std::memcpy(&block, bytes, sizeof block);
-  Rounded rounded{{}, block.sum, block.scale, block.scaled_sum};
+  Rounded rounded{{}, block.sum, block.scale, block.scaled_sum, block.half_sum};
   for (int i = 0; i < 32; ++i) {
     for (int p = 0; p < kPlanes; ++p) rounded.n[i] = 256 * rounded.n[i] + block.q[p][i];
   }
@@ -190,9 +196,10 @@ void ExpectNearFloat64(const Problem& p, const std::vector<float>& out, bool wit
 void TestAgainstFloat64() {
   for (Format format : kAllFormats) {
     const bool blocks = ActivationPlanes(format) > 0;
+    const int64_t unit = RowUnit(format);
     for (int64_t rows : kRowCounts) {
-      for (int64_t cols :
-           blocks ? std::vector<int64_t>{32, 64, 352} : std::vector<int64_t>{1, 3, 8, 21, 172}) {
+      for (int64_t cols : blocks ? std::vector<int64_t>{unit, 2 * unit, unit > 32 ? 3 * unit : 352}
+                                 : std::vector<int64_t>{1, 3, 8, 21, 172}) {
         for (bool with_bias : {false, true}) {
           const Problem p(format, rows, cols, 5);
           const std::vector<float> tiled = p.Run(true, with_bias, 0, 5);
@@ -210,7 +217,7 @@ void TestExtremeWeights() {
     if (ActivationPlanes(format) == 0) continue;
     for (Fill fill : {Fill::kLargest, Fill::kSmallest, Fill::kZeroScale, Fill::kSubnormalScale}) {
       for (float sign : {1.f, -1.f}) {
-        Problem p(format, 33, 96, 9, fill);
+        Problem p(format, 33, 3 * RowUnit(format), 9, fill);
         // All activations at ±127: where sums of pairs would overflow 16 bits, if they could.
         std::fill_n(p.x.begin(), 4 * p.cols, sign * 3.f);
         p.Quantize();
@@ -225,7 +232,12 @@ void TestExtremeWeights() {
 void TestBatchInvariance() {
   constexpr int64_t kTokens = 100, kRows = 172;
   for (Format format : kAllFormats) {
-    const Problem p(format, kRows, ActivationPlanes(format) > 0 ? 352 : 171, kTokens);
+    const int64_t unit = RowUnit(format);
+    const Problem p(format, kRows,
+                    unit > 32                      ? 2 * unit
+                    : ActivationPlanes(format) > 0 ? 352
+                                                   : 171,
+                    kTokens);
     const std::vector<float> whole = p.Run(true, true, 0, kTokens);
     for (int threads : {1, 2}) {
       ThreadLimit limit(threads);
@@ -243,7 +255,7 @@ void TestBatchInvariance() {
 
 /// Long rows make several chunks of tokens.
 void TestTokenChunks() {
-  for (Format format : {Format::kQ8_0, Format::kF32}) {
+  for (Format format : {Format::kQ8_0, Format::kF32, Format::kQ6_K, Format::kIQ2_XXS}) {
     const Problem p(format, 48, 12800, 65);
     const std::vector<float> whole = p.Run(true, false, 0, 65);
     for (int64_t t : {0, 31, 32, 64}) {
@@ -256,7 +268,7 @@ void TestTokenChunks() {
 void TestPackUnpack() {
   for (Format format : kAllFormats) {
     for (int64_t rows : kRowCounts) {
-      const int64_t cols = ActivationPlanes(format) > 0 ? 96 : 37;
+      const int64_t cols = ActivationPlanes(format) > 0 ? 3 * RowUnit(format) : 37;
       const Problem p(format, rows, cols, 1);
       const std::vector<float> w = p.Dequantized();
       std::vector<int32_t> ids;
@@ -279,7 +291,7 @@ void TestPackUnpack() {
 /// The tile of a format keeps every byte of the file, and nothing else but zeros for padding.
 void TestTilesHoldTheBlocks() {
   for (Format format : kAllFormats) {
-    const int64_t cols = ActivationPlanes(format) > 0 ? 64 : 37;
+    const int64_t cols = ActivationPlanes(format) > 0 ? 2 * RowUnit(format) : 37;
     const Problem p(format, 17, cols, 1);
     MLF_EXPECT(static_cast<int64_t>(p.packed.size()) == 2 * 16 * RowBytes(format, cols));
     DispatchFormat(format, [&]<typename F>() {
@@ -328,6 +340,7 @@ void TestQuantization(Format format, float largest) {
       sum += block.n[i];
     }
     MLF_EXPECT(block.sum == sum);
+    MLF_EXPECT(block.half_sum == std::accumulate(block.n, block.n + 16, 0));
     MLF_EXPECT(block.scaled_sum == block.scale * static_cast<float>(sum));
   }
 }
@@ -338,9 +351,10 @@ void TestNonFiniteActivations() {
     for (float bad :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
           -std::numeric_limits<float>::infinity()}) {
-      Problem p(format, 33, 64, 5);
+      const int64_t cols = 2 * RowUnit(format);
+      Problem p(format, 33, cols, 5);
       const std::vector<float> before = p.Run(true, false, 0, 5);
-      p.x[2 * 64 + 40] = bad;
+      p.x[2 * cols + 40] = bad;
       p.Quantize();
       const std::vector<float> after = p.Run(true, false, 0, 5);
       for (int64_t t = 0; t < 5; ++t) {
@@ -355,14 +369,16 @@ void TestNonFiniteActivations() {
 
 void TestNoTokens() {
   for (Format format : kAllFormats) {
-    const Problem p(format, 17, 64, 0);
+    const Problem p(format, 17, RowUnit(format), 0);
     MLF_EXPECT(p.Run(true, true, 0, 0).empty());
     MLF_EXPECT(p.Run(false, true, 0, 0).empty());
   }
 }
 
 void TestFormatTable() {
-  MLF_EXPECT(FormatNames() == "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1");
+  MLF_EXPECT(FormatNames() ==
+             "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, "
+             "Q6_K, IQ4_NL, MXFP4, IQ2_XXS");
   for (Format format : kAllFormats) {
     const FormatInfo& info = InfoOf(format);
     MLF_EXPECT(info.format == format);

@@ -1,13 +1,16 @@
 // Tests of src/base/thread_pool: every index once, shares, exceptions, callers side by side, fork.
 #include "base/thread_pool.h"
 
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -118,6 +121,37 @@ void TestShares() {
   }
 }
 
+/// What a job's sleeping worker is woken for, after it has gone to sleep.
+void RunAfterSleep() {
+  usleep(20'000);
+  MLF_EXPECT(CountsEvery(64, 1));
+}
+
+/// Who binds the threads to CPUs from outside (taskset) is not overruled by the pool, which would
+/// else keep its workers off the caller's CPU.
+void TestBoundFromOutside() {
+  if (AvailableCpus() < 2) return;
+  cpu_set_t all, one;
+  MLF_EXPECT(sched_getaffinity(0, sizeof(all), &all) == 0);
+  RunAfterSleep();
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &all)) ++cpu;
+  CPU_ZERO(&one);
+  CPU_SET(cpu, &one);
+  const auto for_every_thread = [](auto fn) {
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      fn(static_cast<pid_t>(std::stol(task.path().filename().string())));
+    }
+  };
+  for_every_thread([&](pid_t tid) { sched_setaffinity(tid, sizeof(one), &one); });
+  for (int times = 0; times < 5; ++times) RunAfterSleep();
+  for_every_thread([&](pid_t tid) {
+    cpu_set_t found;
+    MLF_EXPECT(sched_getaffinity(tid, sizeof(found), &found) == 0 && CPU_EQUAL(&found, &one));
+  });
+  for_every_thread([&](pid_t tid) { sched_setaffinity(tid, sizeof(all), &all); });
+}
+
 /// The pool is held by the outer loop: inner ones run on the thread that asks.
 void TestNested() {
   std::vector<std::atomic<int>> seen(400);
@@ -203,6 +237,7 @@ int main() {
   mlf::TestExceptions();
   mlf::TestWorkerException();
   mlf::TestShares();
+  mlf::TestBoundFromOutside();
   mlf::TestNested();
   mlf::TestManyCallers();
   // qemu's own bookkeeping does not survive the fork of a process with threads.

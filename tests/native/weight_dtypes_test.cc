@@ -11,13 +11,12 @@
 #include "kernels/dequantize.h"
 #include "kernels/linear.h"
 #include "owned_array.h"
+#include "random_weight.h"
 
 namespace mlf {
 namespace {
 
 constexpr DLDevice kCpu{kDLCPU, 0};
-constexpr Format kAllFormats[] = {Format::kF32,  Format::kF16,  Format::kBF16, Format::kQ8_0,
-                                  Format::kQ4_0, Format::kQ4_1, Format::kQ5_0, Format::kQ5_1};
 
 /// Bytes whose halves and floats are finite: exponents stay below the largest.
 OwnedArray<uint8_t> RandomWeight(Format format, int64_t rows, int64_t cols, uint64_t seed) {
@@ -25,8 +24,11 @@ OwnedArray<uint8_t> RandomWeight(Format format, int64_t rows, int64_t cols, uint
   const int64_t block = InfoOf(format).block_bytes;
   for (int64_t i = 0; i < weight.size(); ++i) {
     weight[i] = static_cast<uint8_t>(256 * RandomUniform(seed, i));
-    const bool high_byte = format == Format::kF32 ? i % block == 3 : i % block % 2 == 1;
-    if (high_byte && (i % block < 4)) weight[i] &= 0xB7;
+    if (InfoOf(format).block == 1 && i % block == block - 1) weight[i] &= 0xB7;
+  }
+  for (int64_t i = 0; i < weight.size() && InfoOf(format).block > 1; i += block) {
+    for (int64_t half : HalfOffsets(format)) weight[i + half + 1] &= 0xB7;
+    if (format == Format::kMXFP4) weight[i] = 120;
   }
   return weight;
 }
@@ -73,7 +75,7 @@ void TestLinearTypes() {
   for (Format format : kAllFormats) {
     const bool blocks = ActivationPlanes(format) > 0;
     for (int64_t tokens : {1, 3, 40}) {
-      const int64_t rows = 37, cols = blocks ? 96 : 45;
+      const int64_t rows = 37, cols = blocks ? 3 * RowUnit(format) : 45;
       TestLinear<F16, F16>(format, tokens, rows, cols);
       TestLinear<BF16, BF16>(format, tokens, rows, cols);
       TestLinear<F16, float>(format, tokens, rows, cols);
@@ -87,14 +89,15 @@ void TestRoundedInside() {
   for (Format format : kAllFormats) {
     const int planes = ActivationPlanes(format);
     if (planes == 0) continue;
-    const auto weight = RandomWeight(format, 37, 96, 1);
-    auto x = RandomArray<float>({5, 96}, 2);
-    OwnedArray<uint8_t> q({5, QuantizedRowBytes(96, planes)});
+    const int64_t cols = 3 * RowUnit(format);
+    const auto weight = RandomWeight(format, 37, cols, 1);
+    auto x = RandomArray<float>({5, cols}, 2);
+    OwnedArray<uint8_t> q({5, QuantizedRowBytes(cols, planes)});
     quantize_activations_kernel(kCpu, q, x, planes);
     OwnedArray<float> inside({5, 37}), before({5, 37});
     const ArrayView none(nullptr, kF32, {0});
-    linear_kernel(kCpu, inside, x, weight, none, static_cast<int64_t>(format), 96);
-    linear_kernel(kCpu, before, q, weight, none, static_cast<int64_t>(format), 96);
+    linear_kernel(kCpu, inside, x, weight, none, static_cast<int64_t>(format), cols);
+    linear_kernel(kCpu, before, q, weight, none, static_cast<int64_t>(format), cols);
     MLF_EXPECT(SameBits(inside, before));
   }
 }
@@ -121,7 +124,8 @@ void TestDequantizeInto(Format format, int64_t rows, int64_t cols) {
 
 void TestDequantize() {
   for (Format format : kAllFormats) {
-    for (int64_t cols : {32, 256, 288, 1056}) {
+    for (int64_t blocks : {1, 8, 9, 33}) {
+      const int64_t cols = blocks * RowUnit(format);
       TestDequantizeInto<float>(format, 3, cols);
       TestDequantizeInto<F16>(format, 3, cols);
       TestDequantizeInto<BF16>(format, 3, cols);

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import gguf
 import numpy as np
 
+from .stored import stored
 from .vocabularies import CHAT_TEMPLATE, Vocabulary, bpe_vocabulary, spm_vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
-FLOAT_FORMATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class TinySpec:
     n_kv_heads: int = 2
     n_ff: int = 96
     n_ctx_train: int = 512
-    format: str = "F32"  # of every matrix whose rows are whole blocks; F16 for the others
+    format: str = "F32"  # of every matrix whose rows are whole blocks; F16 for the others. Formats
+    # that gguf cannot write hold random blocks of about the size of the weights.
     tied: bool = False  # no output.weight: the embedding is the head
     freq_factors: bool = False  # llama3's rope_freqs.weight
     tokenizer: str = "spm"  # or "bpe"
@@ -133,7 +132,8 @@ def _write(path: Path, spec: TinySpec, tensors: dict[str, np.ndarray]) -> Path:
         writer.add_chat_template(spec.chat_template)
     for name, values in tensors.items():
         kind = tensor_type(spec.format, values)
-        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        data = stored(kind.name, values) if values.ndim > 1 else values
+        writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -45,6 +45,19 @@ def test_whole_state(llm: ModuleType, make: Callable[[], Context], tmp_path: Pat
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("rope", [{"rope_freq_base": 5e5}, {"rope_freq_scale": 0.25}])
+def test_keys_turned_by_other_angles_are_refused(
+    model: Model, tmp_path: Path, rope: dict[str, float]
+) -> None:
+    saved, same, other = (model.context(n_ctx=128, **options) for options in (rope, rope, {}))
+    saved.decode(PROMPT)
+    saved.save_state(tmp_path / "rope.state")
+    same.load_state(tmp_path / "rope.state")
+    with pytest.raises(ValueError, match=r"was saved by .*rope base"):
+        other.load_state(tmp_path / "rope.state")
+    assert other.seq_positions(0) is None
+
+
 def test_one_sequence(llm: ModuleType, make: Callable[[], Context], tmp_path: Path) -> None:
     saved, loaded = make(), make()
     for context in (saved, loaded):
