@@ -138,7 +138,12 @@ def bench_model(
                 if progress is not None:
                     progress(done / total)
             for test, seconds in zip(tests, zip(*samples[1:])):  # the first one warmed up
-                row = _row(name, n_threads, test, [test.tokens / s for s in seconds])
+                row = _row(
+                    Path(os.fsdecode(path)).name,
+                    n_threads,
+                    test,
+                    [test.tokens / s for s in seconds],
+                )
                 if limits is not None and work is not None:
                     _add_limits(row, test.tokens, test.bound(work, limits), limits)
                 rows.append(row)
