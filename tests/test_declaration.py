@@ -143,6 +143,126 @@ def test_an_output_of_negative_size_is_refused():
         op.infer([(3,)], ["float32"], {"k": -1})
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (True, TypeError, "is bool, expected an integer"),
+        (np.bool_(True), TypeError, r"is numpy\.bool_?, expected an integer"),
+        (2.0, TypeError, "is float, expected an integer"),
+        (2**80, OverflowError, r"is 1.20893e\+24, which does not fit 64 bits"),
+        (-(2**63) - 1, OverflowError, r"is -9.22337e\+18, which does not fit 64 bits"),
+        (2**62, ValueError, ""),
+    ],
+)
+def test_an_integer_option_that_is_none_is_refused_by_name(op, value, kind, message):
+    """With outputs that are given and with outputs that are allocated."""
+    for a in (a for a in op.attributes if a.kind == "int"):
+        if value == 2**62 and a.name in ("window", "original_context"):
+            continue  # may be any number
+        for allocated in (True, False):
+            tensors, options = SAMPLES[op.name]()
+            made = getattr(llm.ops, op.name)(*tensors, **options)
+            out = {} if allocated or made is None else {"out": made}
+            with pytest.raises(kind, match=f"^{op.name}: {a.name} {message}"):
+                getattr(llm.ops, op.name)(*tensors, **{**options, a.name: value, **out})
+
+
+def test_an_output_that_cannot_be_allocated_is_named():
+    table, ids = np.zeros((1, 1 << 20), np.float32), np.zeros(1, np.int32)
+    ids = np.lib.stride_tricks.as_strided(ids, (1 << 20, 1 << 30), (0, 0))
+    with pytest.raises((MemoryError, ValueError), match="embedding_lookup: out of shape"):
+        llm.ops.embedding_lookup(table, ids)
+
+
+def refused(name, tensors, options):
+    """The words in which inference refuses a call, and those of the op itself."""
+    op = declaration.load(name)
+    given = [*tensors, *[None] * (len(op.inputs) - len(tensors))]
+    shapes = [None if t is None else t.shape for t in given]
+    dtypes = [None if t is None else t.dtype.name for t in given]
+    with pytest.raises(ValueError) as inferred:
+        op.infer(shapes, dtypes, options)
+    made = [_room(op, o, given, options) for o in op.outputs]
+    values = [options.get(a.name, a.default) for a in op.attributes]
+    with pytest.raises(ValueError) as called:
+        op.function(*given, *made, *values)
+    return str(inferred.value), str(called.value)
+
+
+def _room(op, out, tensors, options):
+    """An output as the signature alone has it, so that the native call comes to its own checks."""
+    sizes = {a.name: options.get(a.name, a.default) for a in op.attributes}
+    if "format" in sizes:
+        sizes["block"], sizes["block_bytes"] = declaration.block_of(sizes["format"])
+    dtype_of, bound_by = {}, {}
+    for tensor, array in zip(op.inputs, tensors):
+        if array is not None:
+            op._bind(tensor, array.shape, sizes, bound_by)
+            dtype_of[tensor.name] = array.dtype.name
+    shape = [max(0, size) for size in declaration.evaluate_dims(out.dims, sizes)]
+    return np.empty(shape, declaration.output_dtype(out, dtype_of))
+
+
+F32, U8, I32 = np.float32, np.uint8, np.int32
+Q = {"format": "Q8_0"}
+X, W = np.zeros((3, 32), F32), np.zeros((16, 34), U8)
+HEADS = [np.zeros((2, n, 8), F32) for n in (4, 3, 3)]
+QKV = [np.zeros((2, 4, 8), F32) for _ in range(3)]
+BOUNDS = np.array([0, 2], I32)
+PAGED = [
+    *(np.zeros(shape, F32) for shape in ((2, 4, 8), (1, 3, 8, 32), (1, 3, 32, 8))),
+    *(np.zeros(shape, I32) for shape in ((1, 32), (1, 1), 2, 2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "options", "words"),
+    [
+        ("top_k", [X], {"k": 33}, "k is 33, expected 0 to the 32 elements"),
+        ("quantize_q8_0", [X[:, :31].copy()], {}, "x has rows of 31, expected a multiple of 32"),
+        ("dequantize", [W[:, :33].copy()], Q, "weight has rows of 33 bytes, expected a multiple"),
+        ("pack_weight", [W[:, :33].copy()], Q, "weight has rows of 33 bytes, expected a multiple"),
+        ("linear", [X, W], {}, "weight is uint8, expected format="),
+        ("linear", [X, W[:, :33].copy()], Q, "weight has rows of 33 bytes, expected a multiple"),
+        ("linear", [X, X], Q, "format is for a uint8 weight, got weight of dtype float32"),
+        ("linear", [X, X], {"packed": True}, "packed is for a uint8 weight, got weight of dtype"),
+        ("linear", [X, W[:9].copy()], {**Q, "packed": True}, "weight has 9 rows, expected a mul"),
+        ("linear", [X, W], {**Q, "packed": True, "rows": 17}, "rows is 17, expected 1 to 16"),
+        ("linear", [X, W], {**Q, "packed": True, "rows": 0}, "rows is 0, expected 1 to 16"),
+        ("linear", [X, W], {**Q, "rows": 15}, "rows is 15, expected 16 (from weight)"),
+        ("linear", [X, X], {"rows": 2}, "rows is 2, expected 3 (from weight)"),
+        ("linear", [X[:, :31].copy(), W], Q, "x has shape [..., 31], expected [..., 32] (from w"),
+        ("linear", [X, X[:, :31].copy()], {}, "x has shape [..., 32], expected [..., 31] (from"),
+        ("linear", [X, W, np.zeros(9, F32)], Q, "bias has shape [9], expected [16] (rows of w"),
+        ("embedding_lookup", [W, BOUNDS], {}, "table is uint8, expected format="),
+        ("embedding_lookup", [W, BOUNDS], {**Q, "rows": 17}, "rows is 17, expected 16 (from table"),
+        ("attention", HEADS, {}, "q has 4 heads, expected a multiple of the 3 of k"),
+        ("attention", QKV, {"window": 0}, "window must be positive or None, got 0"),
+        ("attention", [*QKV, BOUNDS], {}, "cu_q is given without cu_k"),
+        ("attention", [*QKV, None, BOUNDS], {}, "cu_k is given without cu_q"),
+        ("paged_attention", PAGED, {}, "q has 4 heads, expected a multiple of the 3 of k_pages"),
+        ("apply_token_bitmask", [X, np.zeros((3, 0), I32)], {}, "bitmask has 0 words in a row"),
+        ("apply_token_bitmask", [X, np.zeros((2, 1), I32)], {}, "bitmask has 2 rows, expected 3"),
+        ("mask_logits", [X, None, np.zeros(3, I32)], {}, "mask_rows without a bitmask"),
+    ],
+)
+def test_inference_refuses_what_the_op_refuses(name, tensors, options, words):
+    inferred, called = refused(name, tensors, options)
+    assert inferred.startswith(f"{name}: {words}")
+    assert called == inferred or "expected format=" in words  # the op lists them
+
+
+def test_inference_leaves_sizes_that_are_symbols_to_the_call():
+    class Symbol:
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    made = declaration.load("top_k").infer([(3, Symbol())], ["float32"], {"k": 99})
+    assert [shape for shape, _ in made] == [(3, 99), (3, 99)]
+
+
 # ---- files and the command ----------------------------------------------------------------------
 
 

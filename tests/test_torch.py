@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -165,6 +166,22 @@ def test_bad_shapes_are_refused_while_tracing():
         compiled(torch.randn(2, 16), torch.randn(3))
     with pytest.raises(ValueError, match=r"weight has shape \[3\]"):
         OPS.rms_norm(torch.randn(2, 16), torch.randn(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: OPS.top_k(x, k=33), "top_k: k is 33, expected 0 to the 32 elements"),
+        (lambda x: OPS.quantize_q8_0(x[:, :31].clone()), "x has rows of 31, expected a multiple"),
+        (lambda x: OPS.linear(x, x, rows=9), "linear: rows is 9, expected 2"),
+    ],
+)
+def test_fake_kernels_refuse_what_the_op_refuses(call, words):
+    from torch._subclasses import FakeTensorMode
+
+    for mode in (contextlib.nullcontext(), FakeTensorMode()):
+        with mode, pytest.raises(ValueError, match=words):
+            call(torch.zeros(2, 32))
 
 
 def test_bfloat16_and_half_reach_the_kernel():

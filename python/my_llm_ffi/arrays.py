@@ -216,6 +216,8 @@ def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any
     Raises:
         ValueError: An input's shape does not fit, or ``out`` has another length.
         TypeError: An input's dtype is not allowed.
+        OverflowError: An option does not fit 64 bits.
+        MemoryError: There is not enough memory.
     """
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != len(op.outputs):
@@ -225,7 +227,17 @@ def allocate(op: Op, inputs: Sequence[Any], attributes: dict[str, Any], out: Any
     shapes = [None if x is None else tuple(x.shape) for x in inputs]
     dtypes = [None if x is None else dtype_name(x) for x in inputs]
     made = op.infer(shapes, dtypes, attributes)
-    return [new(op.name, inputs[0], shape, dtype) for shape, dtype in made]
+    return [_new_named(op, o.name, inputs[0], *spec) for o, spec in zip(op.outputs, made)]
+
+
+def _new_named(op: Op, name: str, model: Any, shape: Sequence[int], dtype: str) -> Any:
+    """As `new`; the errors of NumPy for what is too large name the output."""
+    try:
+        return new(op.name, model, shape, dtype)
+    except (MemoryError, OverflowError, ValueError) as error:
+        kind = MemoryError if isinstance(error, MemoryError) else ValueError
+        said = f"{op.name}: {name} of shape {list(shape)} cannot be allocated: {error}"
+        raise kind(said) from None
 
 
 _MISMATCH = re.compile(r"Mismatched type on argument #(\d+) ")
@@ -254,14 +266,16 @@ def explain(op: Op, error: Exception, arguments: Sequence[Any]) -> Exception:
 
 def _explain_type(op: Op, position: int, arguments: Sequence[Any]) -> Exception:
     tensors, value = op.inputs + op.outputs, arguments[position]
-    if position < len(tensors):
-        name, expected = tensors[position].name, "an array"
-    else:
-        attribute = op.attributes[position - len(tensors)]
-        name, expected = attribute.name, attribute.expected
-        if isinstance(value, int):
-            return OverflowError(f"{op.name}: {name} is {value:.6g}, which does not fit 64 bits")
-    return TypeError(f"{op.name}: {name} is {type(value).__name__}, expected {expected}")
+    if position >= len(tensors):
+        return op.option_error(op.attributes[position - len(tensors)], value)
+    name = tensors[position].name
+    return TypeError(f"{op.name}: {name} is {type(value).__name__}, expected an array")
+
+
+def refuse_bool(op: Op, name: str, value: bool) -> NoReturn:
+    """Raises the error for a bool where an integer is expected, which tvm-ffi takes for 0 or 1."""
+    attribute = next(a for a in op.attributes if a.name == name)
+    raise op.option_error(attribute, value)
 
 
 def _not_shareable(array: Any) -> str | None:

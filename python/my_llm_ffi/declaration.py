@@ -16,6 +16,8 @@ from typing import Any, Callable
 import tvm_ffi
 
 from . import base as base  # loads the library first
+from . import op_rules
+from .checks import INT64_MAX
 
 PREFIX = "my_llm_ffi."
 DTYPES = {
@@ -117,7 +119,8 @@ class Op:
             attributes: Values by name; defaults where one is missing.
 
         Raises:
-            ValueError: A rank or a dimension does not fit, or a choice is unknown; names it.
+            ValueError: A rank or a dimension does not fit, a choice is unknown, or sizes and
+                options do not agree; names it.
             TypeError: A dtype is not allowed.
         """
         sizes: dict[str, Any] = {a.name: attributes.get(a.name, a.default) for a in self.attributes}
@@ -133,6 +136,7 @@ class Op:
             dtype_of[tensor.name] = dtype
             self._check_dtype(tensor, dtype, dtype_of)
             self._bind(tensor, tuple(shape), sizes, bound_by)
+        op_rules.check(self.name, sizes, dtype_of)
         return [
             (self._output_shape(out, sizes), output_dtype(out, dtype_of)) for out in self.outputs
         ]
@@ -151,11 +155,19 @@ class Op:
             raise ValueError(
                 f'{self.name}: {attribute.name} is "{value}", expected one of {listed}'
             )
-        if attribute.kind == "int" and not hasattr(value, "__index__"):
-            raise TypeError(
-                f"{self.name}: {attribute.name} is {type(value).__name__}, "
-                f"expected {attribute.expected}"
+        if attribute.kind == "int" and _is_wrong_integer(value):
+            raise self.option_error(attribute, value)
+
+    def option_error(self, attribute: Attribute, value: Any) -> Exception:
+        """The error for an option's value that is of the wrong type, or too large to be given."""
+        if _is_too_large(value):
+            return OverflowError(
+                f"{self.name}: {attribute.name} is {value:.6g}, which does not fit 64 bits"
             )
+        cls = type(value)
+        module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
+        kind = f"{module}{cls.__name__}"
+        return TypeError(f"{self.name}: {attribute.name} is {kind}, expected {attribute.expected}")
 
     def _check_dtype(self, tensor: Tensor, dtype: str, dtype_of: dict[str, str]) -> None:
         allowed = list(tensor.dtypes)
@@ -185,6 +197,14 @@ class Op:
             raise ValueError(
                 f"{self.name}: {tensor.name} has shape {list(shape)}, expected [{expected}]"
             )
+
+
+def _is_wrong_integer(value: Any) -> bool:
+    return isinstance(value, bool) or not hasattr(value, "__index__") or _is_too_large(value)
+
+
+def _is_too_large(value: Any) -> bool:
+    return type(value) is int and not -INT64_MAX - 1 <= value <= INT64_MAX
 
 
 def _expected(dim: str, tensor: str, sizes: dict[str, Any], by: dict[str, str]) -> str:

@@ -32,6 +32,6 @@ def __dir__() -> list[str]:
 
 
 if __name__ == "__main__":
-    from my_llm_ffi.reference import table
+    from my_llm_ffi.reference import main
 
-    sys.stdout.write(table())
+    sys.exit(main())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 
 import tvm_ffi
 
 from . import _ffi_api, render
+from .cli.streams import with_streams
 from .declaration import PREFIX, Op, load, op_names
 
 _PAGE = """\
@@ -20,6 +23,38 @@ given as `out=`. Tensors must be contiguous.
 
 This page is made by `scripts/generate` from the declarations in `src/kernels/`.
 """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``python -m my_llm_ffi.ops``: prints the table.
+
+    Args:
+        argv: Arguments after the program's name; ``None``: those of the process.
+
+    Returns:
+        The exit status: 0 done, 1 stdout cannot be written, 2 wrong usage.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m my_llm_ffi.ops",
+        description="Prints a table of the ops: devices, dtypes of the first tensor, signature.",
+    )
+
+    def run() -> int:
+        try:
+            parser.parse_args(argv)
+        except SystemExit as stop:  # argparse has printed help, or what was wrong
+            return stop.code if isinstance(stop.code, int) else 2
+        try:
+            sys.stdout.write(table())
+            sys.stdout.flush()
+        except BrokenPipeError:  # with_streams knows what to do
+            raise
+        except OSError as error:
+            sys.stderr.write(f"{parser.prog}: error: {error}\n")
+            return 1
+        return 0
+
+    return with_streams(run)
 
 
 def all_ops() -> list[Op]:

@@ -174,6 +174,16 @@ def _check(op: str, name: str, *, optional: bool = False) -> str:
     return f"    if {given}type({name}) not in _known:\n        {checked}\n"
 
 
+def _check_integers(op: Op) -> str:
+    """Identities, because type() costs a call; ops without integers pay nothing."""
+    return "".join(
+        f"    if {a.name} is True or {a.name} is False:\n"
+        f"        _refuse_bool(_op, {a.name!r}, {a.name})\n"
+        for a in op.attributes
+        if a.kind == "int"
+    )
+
+
 def _size(op: Op, dim: str) -> str:
     """An expression for a dimension of an output, from the arguments of the function."""
     names: dict[str, str] = {a.name: a.name for a in op.attributes}
@@ -244,6 +254,7 @@ def source(op: Op) -> str:
     return (
         f'{head(op)}\n    """{text}\n    """\n'
         + "".join(_check(op.name, t.name, optional=t.optional) for t in op.inputs)
+        + _check_integers(op)
         + f"    if _torch_seen:\n        _check_torch({op.name!r}, {seen})\n"
         + _allocation(op)
         + f"    try:\n        _native({arguments})\n"
@@ -271,9 +282,13 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_check": arrays.check_array,
         "_new": arrays.new,
         "_block_of": block_of,
-        "_SIZE_ERRORS": (AttributeError, IndexError, RuntimeError, TypeError, ValueError),
+        "_SIZE_ERRORS": (
+            *(AttributeError, IndexError, MemoryError),
+            *(OverflowError, RuntimeError, TypeError, ValueError),
+        ),
         "_allocate": arrays.allocate,
         "_explain": arrays.explain,
+        "_refuse_bool": arrays.refuse_bool,
         "_check_torch": arrays.check_torch,
         "_EXPLAINED": (TypeError, BufferError, RuntimeError),
     }
