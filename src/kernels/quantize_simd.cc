@@ -113,7 +113,7 @@ MLF_INLINE F32 AsStored(F32 scale) {
   const F32 rounded = Load(half);
   return Map<F32>([&](int p) -> NativeF32 {
     const NativeF32 v = scale.part[p];
-    return (v >= 0x1p-14f) & (v <= 65504.f) ? rounded.part[p] : v;
+    return ((v >= 0x1p-14f) & (v <= 65504.f)) ? rounded.part[p] : v;
   });
 }
 
