@@ -16,8 +16,8 @@ struct RowOut {
 };
 
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kStreamedBytes = int64_t{32}
-                                   << 20;  // more than a core can hope to find in a cache
+/// More than a core can hope to find in a cache.
+constexpr int64_t kStreamedBytes = int64_t{32} << 20;
 
 /// Whether rows of `row_bytes` at `out`, `bytes` in all, are to be streamed; not where they replace
 /// `in`, whose lines are read anyway.

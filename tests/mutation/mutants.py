@@ -175,6 +175,14 @@ ROWS = (
         tests=("tests/kernels/test_rope.py::test_matches_reference",),
     ),
     Mutant(
+        name="streamed outputs are others",
+        file="src/base/simd_row.h",
+        old="_mm512_stream_ps(p, v.part[0]);",
+        new="_mm512_stream_ps(p, v.part[0] * 1.01f);",
+        tests=("tests/kernels/test_streamed_outputs.py::test_same_bits_as_in_parts",),
+        cpu="avx512",
+    ),
+    Mutant(
         name="scale forgotten under a soft cap",
         file="src/kernels/softmax_simd.cc",
         old="return Tanh(x * Set(scores.scale)) - max;",

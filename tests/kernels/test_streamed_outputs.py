@@ -1,0 +1,43 @@
+"""Outputs above 32 MiB are written past the caches: the same bits as in parts that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import my_llm_ffi as llm
+
+COLS = 4096
+# Op, whether x is an argument once more, whether a weight is, options.
+CALLS = [
+    ("rms_norm", False, True, {}),
+    ("add_rms_norm", True, True, {}),
+    ("layer_norm", False, True, {}),
+    ("silu_mul", True, False, {}),
+    ("gelu_mul", True, False, {"approximate": "tanh"}),
+    ("softmax", False, False, {}),
+    ("softmax", False, False, {"soft_cap": 30.0}),
+    ("log_softmax", False, False, {}),
+]
+
+
+def aligned(x: np.ndarray) -> np.ndarray:
+    """An empty array like x that begins at a line of the cache, as streamed ones must."""
+    memory = np.empty(x.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("op", "twice", "weighted", "options"), CALLS)
+def test_same_bits_as_in_parts(op, twice, weighted, options, dtype):
+    rows = (33 << 20) // (COLS * np.dtype(dtype).itemsize)
+    x = np.random.default_rng(1).standard_normal((rows, COLS), np.float32).astype(dtype)
+    weight = [np.linspace(0.5, 1.5, COLS).astype(dtype)] * weighted
+
+    def call(part: np.ndarray) -> np.ndarray:
+        more = [part.copy()] * twice  # add_rms_norm writes there
+        return getattr(llm.ops, op)(part, *more, *weight, out=aligned(part), **options)
+
+    parts = [call(part) for part in np.array_split(x, 2)]
+    np.testing.assert_array_equal(call(x), np.concatenate(parts))
