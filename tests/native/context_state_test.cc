@@ -221,7 +221,7 @@ void TestLies(const TempDir& dir) {
     MLF_EXPECT(f.context.Count(0) == 12 && f.context.Count(1) == 5);
   };
   refused(0, 0, "is not a state file");
-  refused(8, 1, "is a state file of version 1, expected version 2");
+  refused(8, 1, "is a state file of version 1, expected version 3");
   refused(12, UINT32_MAX, "was saved by");
   refused(12, signature - 1, "was saved by");
   for (const uint32_t lie : {1000u, UINT32_MAX}) refused(pages, lie, "truncated");
