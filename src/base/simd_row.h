@@ -75,6 +75,12 @@ MLF_INLINE void Stream(T* p, F32 v) {
   std::memcpy(p, narrow, sizeof narrow);
 #endif
 }
+/// Whole lines, from and to addresses at a line.
+MLF_INLINE void StreamLines(void* to, const void* from, int64_t bytes) {
+  auto* out = static_cast<float*>(to);
+  const auto* in = static_cast<const float*>(from);
+  for (; bytes > 0; bytes -= kCacheLine, out += kLanes, in += kLanes) Stream(out, Load(in));
+}
 /// Orders streamed stores before what this thread does next.
 MLF_INLINE void EndStream() {
 #if defined(__x86_64__)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Type
 
 import my_llm_ffi as llm
 
@@ -41,3 +43,34 @@ def test_same_bits_as_in_parts(op, twice, weighted, options, dtype):
 
     parts = [call(part) for part in np.array_split(x, 2)]
     np.testing.assert_array_equal(call(x), np.concatenate(parts))
+
+
+def random_blocks(format: str, rows: int) -> np.ndarray:
+    row_bytes = COLS // gguf.GGML_QUANT_SIZES[Type[format]][0] * block_bytes(format)
+    blocks = np.random.default_rng(2).integers(0, 256, (rows, row_bytes), np.uint8)
+    blocks[blocks >= 0x78] &= 0x37  # no scale is infinite or NaN
+    return blocks
+
+
+def block_bytes(format: str) -> int:
+    return gguf.GGML_QUANT_SIZES[Type[format]][1]
+
+
+def rows_of(row_bytes: int) -> int:
+    return (33 << 20) // row_bytes // 16 * 16 + 16
+
+
+@pytest.mark.parametrize(
+    "format", ["Q8_0", "Q4_0", "Q5_0", "MXFP4", "Q6_K", "IQ2_XXS", "BF16", "F32"]
+)
+def test_pack_weight(format):
+    rows = rows_of(random_blocks(format, 1).nbytes) + 3  # the last group is not whole
+    weight = random_blocks(format, rows)
+
+    def call(part: np.ndarray) -> np.ndarray:
+        out = aligned(np.empty((-(-len(part) // 16) * 16, part.shape[1]), np.uint8))
+        return llm.ops.pack_weight(part, format=format, out=out)
+
+    half = rows // 32 * 16
+    whole = np.concatenate([call(weight[:half]), call(weight[half:])])
+    np.testing.assert_array_equal(call(weight), whole)
