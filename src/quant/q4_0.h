@@ -24,6 +24,11 @@ struct Q4_0 {
       }
     }
   }
+  template <typename Lanes>
+  MLF_TILE_FN typename Lanes::Ints Quants(const uint8_t* block, int half) {
+    const auto both = Lanes::Unsigned(block + 2);
+    return (half == 0 ? both & 15 : both >> 4) - kOffset;
+  }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

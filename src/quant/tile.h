@@ -28,6 +28,9 @@
 // instructions for dot products of bytes take.
 //
 // Float formats: a tile is one k: 16 values, one of each row.
+//
+// Formats that begin with their only scale may have Quants<Lanes>(block, half): 16 of the file's
+// block less the offset, in lanes (kernels/block_dot.h), for DequantizeRow.
 #define MLF_TILE_FN static inline __attribute__((always_inline))
 #define MLF_TILE_METHOD inline __attribute__((always_inline))
 #define MLF_TILE_LAMBDA __attribute__((always_inline))

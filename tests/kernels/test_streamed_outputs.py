@@ -60,6 +60,48 @@ def rows_of(row_bytes: int) -> int:
     return (33 << 20) // row_bytes // 16 * 16 + 16
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("format", ["Q8_0", "Q4_0", "Q5_1", "Q4_K", "F16", "F32"])
+def test_dequantize(format, dtype):
+    rows = rows_of(COLS * np.dtype(dtype).itemsize)
+    weight = random_blocks(format, rows)
+
+    def call(part: np.ndarray) -> np.ndarray:
+        out = aligned(np.empty((len(part), COLS), dtype))
+        return llm.ops.dequantize(part, format=format, out=out)
+
+    parts = [call(part) for part in np.array_split(weight, 2)]
+    np.testing.assert_array_equal(call(weight), np.concatenate(parts))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("format", ["Q8_0", "Q4_K", "F16", "F32"])
+def test_embedding_lookup_of_blocks(format, packed):
+    table, options = random_blocks(format, 48), {"format": format}
+    if packed:
+        table, options = llm.ops.pack_weight(table, format=format), {**options, "packed": True}
+        options["rows"] = 48
+    check_lookup(table, "float32", options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_embedding_lookup_copies(dtype):
+    bits = np.random.default_rng(3).integers(0, 256, (48, COLS, np.dtype(dtype).itemsize), np.uint8)
+    check_lookup(bits.view(dtype)[..., 0], dtype, {})  # NaNs of every kind among them
+
+
+def check_lookup(table: np.ndarray, dtype: str, options: dict[str, object]) -> None:
+    count = rows_of(COLS * np.dtype(dtype).itemsize)
+    ids = np.random.default_rng(4).integers(0, 48, count)
+
+    def call(part: np.ndarray) -> np.ndarray:
+        out = aligned(np.empty((len(part), COLS), dtype))
+        return llm.ops.embedding_lookup(table, part, out=out, **options)
+
+    rows = call(np.arange(48))
+    np.testing.assert_array_equal(call(ids).view(np.uint8), rows[ids].view(np.uint8))
+
+
 @pytest.mark.parametrize(
     "format", ["Q8_0", "Q4_0", "Q5_0", "MXFP4", "Q6_K", "IQ2_XXS", "BF16", "F32"]
 )
