@@ -116,3 +116,17 @@ def test_pack_weight(format):
     half = rows // 32 * 16
     whole = np.concatenate([call(weight[:half]), call(weight[half:])])
     np.testing.assert_array_equal(call(weight), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_quantize_q8_0(dtype):
+    rows = rows_of(COLS * np.dtype(dtype).itemsize)
+    cols = COLS + 32 * 5  # no whole number of lines
+    x = np.random.default_rng(5).standard_normal((rows, cols), np.float32).astype(dtype)
+
+    def call(part: np.ndarray) -> np.ndarray:
+        out = aligned(np.empty((len(part), cols // 32 * 34), np.uint8))
+        return llm.ops.quantize_q8_0(part, out=out)
+
+    parts = [call(part) for part in np.array_split(x, 2)]
+    np.testing.assert_array_equal(call(x), np.concatenate(parts))
