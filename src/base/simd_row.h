@@ -75,6 +75,29 @@ MLF_INLINE void Stream(T* p, F32 v) {
   std::memcpy(p, narrow, sizeof narrow);
 #endif
 }
+/// A whole line of 16-bit floats, to an address at one: half lines leave slower.
+template <typename T>
+MLF_INLINE void StreamTwo(T* p, F32 first, F32 second) {
+#if defined(__AVX512F__)
+  alignas(32) T low[kLanes], high[kLanes];
+  Store(low, first);
+  Store(high, second);
+  const __m512i both =
+      _mm512_castsi256_si512(_mm256_load_si256(reinterpret_cast<const __m256i*>(low)));
+  _mm512_stream_si512(
+      reinterpret_cast<__m512i*>(p),
+      _mm512_inserti64x4(both, _mm256_load_si256(reinterpret_cast<const __m256i*>(high)), 1));
+#else
+  Stream(p, first);
+  Stream(p + kLanes, second);
+#endif
+}
+/// Whole lines, from and to addresses at a line.
+MLF_INLINE void StreamLines(void* to, const void* from, int64_t bytes) {
+  auto* out = static_cast<float*>(to);
+  const auto* in = static_cast<const float*>(from);
+  for (; bytes > 0; bytes -= kCacheLine, out += kLanes, in += kLanes) Stream(out, Load(in));
+}
 /// Orders streamed stores before what this thread does next.
 MLF_INLINE void EndStream() {
 #if defined(__x86_64__)

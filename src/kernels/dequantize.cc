@@ -36,9 +36,11 @@ void DequantizeCpu(TensorView out, TensorView weight, int64_t format_number) {
   if (cols == 0) return;
   DispatchFloat(out.dtype(), [&]<typename T>() {
     T* to = Data<T>(out);
+    const int64_t out_bytes = cols * static_cast<int64_t>(sizeof(T));
+    const bool stream = WorthStreaming(to, from, rows * out_bytes, out_bytes);
     ParallelFor(rows, std::max<int64_t>(1, kWeightsAtOnce / cols), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        Row<T>::kFrom(to + r * cols, from + r * row_bytes, cols, format);
+        Row<T>::kFrom({to + r * cols, stream}, from + r * row_bytes, cols, format);
       }
     });
   });

@@ -55,7 +55,7 @@ void ForPiecesOfTiled(const uint8_t* table, int64_t id, int64_t blocks, Fn fn) {
 
 template <typename F, typename Id>
 void LookUp(const TensorView& out, const TensorView& table, const Id* ids, int64_t cols,
-            int64_t begin, int64_t end) {
+            int64_t begin, int64_t end, bool stream) {
   // A float table's own dtype, or float32, which is what all others come as.
   const int64_t value_bytes = DtypeBytes(out.dtype()), blocks = cols / F::kWeights;
   const bool copy = !kIsBlockFormat<F> && value_bytes == F::kBytes;
@@ -65,11 +65,14 @@ void LookUp(const TensorView& out, const TensorView& table, const Id* ids, int64
   uint8_t* to = Data<uint8_t>(out) + begin * cols * value_bytes;
   const auto convert = [&](const uint8_t* bytes, int64_t block, int64_t n) {
     uint8_t* piece = to + block * F::kWeights * value_bytes;
-    if (copy) {
+    const RowOut<float> floats(reinterpret_cast<float*>(piece), stream);
+    if (copy && stream) {  // whole lines, as words of any meaning
+      constexpr int64_t kWordBytes = sizeof(float);
+      dequantize_row_f32(floats, bytes, n * F::kBytes / kWordBytes, Format::kF32);
+    } else if (copy) {
       std::memcpy(piece, bytes, n * F::kBytes);
     } else {
-      dequantize_row_f32(reinterpret_cast<float*>(piece), bytes, n * F::kWeights,
-                         static_cast<Format>(F::kGgufType));
+      dequantize_row_f32(floats, bytes, n * F::kWeights, static_cast<Format>(F::kGgufType));
     }
   };
   for (int64_t t = begin; t < end; ++t, to += cols * value_bytes) {
@@ -85,12 +88,14 @@ void EmbeddingLookupCpu(TensorView out, TensorView table, TensorView ids, int64_
                         int64_t cols) {
   if (cols == 0) return;
   const int64_t row_bytes = cols * DtypeBytes(out.dtype());
+  const bool stream =
+      WorthStreaming(Data<void>(out), Data<void>(table), ids.size(0) * row_bytes, row_bytes);
   ParallelFor(ids.size(0), kBytesAtOnce / row_bytes, [&](int64_t begin, int64_t end) {
     DispatchFormat(static_cast<Format>(format_number), [&]<typename F>() {
       if (ids.dtype() == kI32) {
-        LookUp<F>(out, table, Data<const int32_t>(ids), cols, begin, end);
+        LookUp<F>(out, table, Data<const int32_t>(ids), cols, begin, end, stream);
       } else {
-        LookUp<F>(out, table, Data<const int64_t>(ids), cols, begin, end);
+        LookUp<F>(out, table, Data<const int64_t>(ids), cols, begin, end, stream);
       }
     });
   });

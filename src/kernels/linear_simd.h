@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "base/row_out.h"
 #include "base/simd_fn.h"
 #include "quant/format_list.h"
 
@@ -50,8 +51,8 @@ inline constexpr int64_t kGroupsPerTile = 2;
 MLF_SIMD_FN(quantize_row, QuantizeRow, void(uint8_t* q, const float* x, int64_t cols, int planes))
 
 // Blocks of Q8_0 from 32 values each.
-MLF_SIMD_FN(quantize_q8_f32, QuantizeQ8, void(uint8_t* q, const float* x, int64_t blocks))
-MLF_SIMD_FN(quantize_q8_f16, QuantizeQ8, void(uint8_t* q, const F16* x, int64_t blocks))
-MLF_SIMD_FN(quantize_q8_bf16, QuantizeQ8, void(uint8_t* q, const BF16* x, int64_t blocks))
+MLF_SIMD_FN(quantize_q8_f32, QuantizeQ8, void(RowOut<uint8_t> q, const float* x, int64_t blocks))
+MLF_SIMD_FN(quantize_q8_f16, QuantizeQ8, void(RowOut<uint8_t> q, const F16* x, int64_t blocks))
+MLF_SIMD_FN(quantize_q8_bf16, QuantizeQ8, void(RowOut<uint8_t> q, const BF16* x, int64_t blocks))
 
 }  // namespace mlf

@@ -1,5 +1,5 @@
 // Op my_llm_ffi.pack_weight: weights in the tiled layout. Counterparts: pack_weight.h, linear.h
-// (kernel), pack_simd.cc (float formats).
+// (kernel), pack_simd.cc.
 #include "kernels/pack_weight.h"
 
 #include <algorithm>
@@ -15,29 +15,15 @@ namespace {
 
 constexpr int64_t kPackBytes = 256 << 10;  // of tiles that a thread makes at once
 
-/// Tiles of a group, lane by lane; rows that the weight does not have are zero.
-template <typename F>
-void PackGroup(uint8_t* tiles, const uint8_t* weight, int64_t row, int64_t rows, int64_t cols) {
-  const int64_t blocks = cols / F::kWeights, row_bytes = blocks * F::kBytes;
-  const int lanes = static_cast<int>(std::min(kTileRows, rows - row));
-  const uint8_t* source = weight + row * row_bytes;
-  if constexpr (!kIsBlockFormat<F>) {
-    if (lanes == kTileRows) return pack_values(tiles, source, cols, F::kBytes);
-  }
-  if (lanes < kTileRows) std::fill_n(tiles, blocks * kTileBytes<F>, uint8_t{0});
-  for (int64_t b = 0; b < blocks; ++b, tiles += kTileBytes<F>, source += F::kBytes) {
-    for (int lane = 0; lane < lanes; ++lane) F::Pack(source + lane * row_bytes, tiles, lane);
-  }
-}
-
 void PackWeightCpu(TensorView packed, TensorView weight, int64_t format_number, int64_t cols) {
   const Format format = static_cast<Format>(format_number);
   const int64_t rows = weight.size(0), group_bytes = GroupBytes(format, cols);
   const uint8_t* source = Data<const uint8_t>(weight);
   uint8_t* tiles = Data<uint8_t>(packed);
   if (group_bytes == 0) return;
+  const bool stream = WorthStreaming(tiles, source, TileGroups(rows) * group_bytes, group_bytes);
   ParallelFor(TileGroups(rows), kPackBytes / group_bytes, [&](int64_t begin, int64_t end) {
-    PackGroups(tiles + begin * group_bytes, source, format, rows, cols, begin, end);
+    PackGroups(tiles + begin * group_bytes, source, format, rows, cols, begin, end, stream);
   });
 }
 
@@ -79,13 +65,12 @@ int64_t PackedBytes(Format format, int64_t rows, int64_t cols) {
 }
 
 void PackGroups(uint8_t* tiles, const uint8_t* weight, Format format, int64_t rows, int64_t cols,
-                int64_t begin, int64_t end) {
+                int64_t begin, int64_t end, bool stream) {
   const int64_t group_bytes = GroupBytes(format, cols);
-  DispatchFormat(format, [&]<typename F>() {
-    for (int64_t g = begin; g < end; ++g, tiles += group_bytes) {
-      PackGroup<F>(tiles, weight, g * kTileRows, rows, cols);
-    }
-  });
+  for (int64_t g = begin; g < end; ++g, tiles += group_bytes) {
+    const int64_t count = std::min(kTileRows, rows - g * kTileRows);
+    pack_group({tiles, stream}, weight + g * group_bytes, count, cols, format);
+  }
 }
 
 }  // namespace mlf

@@ -12,8 +12,9 @@ inline int64_t GroupBytes(Format format, int64_t cols) {
   return kTileRows * RowBytes(format, cols);
 }
 
-/// Tiles of groups [begin, end) of a weight [rows, row_bytes] in the file's layout.
+/// Tiles of groups [begin, end) of a weight [rows, row_bytes] in the file's layout; `stream`: as in
+/// base/row_out.h.
 void PackGroups(uint8_t* tiles, const uint8_t* weight, Format format, int64_t rows, int64_t cols,
-                int64_t begin, int64_t end);
+                int64_t begin, int64_t end, bool stream = false);
 
 }  // namespace mlf

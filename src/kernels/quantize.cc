@@ -41,13 +41,19 @@ struct Blocks<BF16> {
 };
 
 void QuantizeQ8Cpu(TensorView out, TensorView x) {
+  constexpr int64_t kUnit = 32;  // blocks, which fill whole lines of the cache
+  constexpr int64_t kUnitBytes = kUnit * quant::Q8_0::kBytes, kUnitValues = kUnit * kQuantBlock;
   uint8_t* q = Data<uint8_t>(out);
+  const int64_t blocks = x.numel() / kQuantBlock, units = (blocks + kUnit - 1) / kUnit;
+  // By the size of x, which goes through the caches in any case.
+  const bool stream =
+      WorthStreaming(q, Data<void>(x), x.numel() * DtypeBytes(x.dtype()), kUnitBytes);
   DispatchFloat(x.dtype(), [&]<typename T>() {
     const T* in = Data<const T>(x);
-    ParallelFor(
-        x.numel() / kQuantBlock, kValuesAtOnce / kQuantBlock, [&](int64_t begin, int64_t end) {
-          Blocks<T>::kFrom(q + begin * quant::Q8_0::kBytes, in + begin * kQuantBlock, end - begin);
-        });
+    ParallelFor(units, kValuesAtOnce / kUnitValues, [&](int64_t begin, int64_t end) {
+      Blocks<T>::kFrom({q + begin * kUnitBytes, stream}, in + begin * kUnitValues,
+                       std::min(end * kUnit, blocks) - begin * kUnit);
+    });
   });
 }
 

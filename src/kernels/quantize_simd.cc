@@ -204,20 +204,32 @@ MLF_INLINE void QuantizeSome(uint8_t* q, const T* x, int blocks) {
 }
 
 template <typename T>
-MLF_INLINE void QuantizeBlocks(uint8_t* q, const T* x, int64_t blocks) {
+MLF_INLINE void QuantizeBlocks(RowOut<uint8_t> out, const T* x, int64_t blocks) {
+  constexpr int64_t kSomeBytes = kBlocksAtOnce * quant::Q8_0::kBytes, kLinesBytes = 2 * kSomeBytes;
+  static_assert(kLinesBytes % kCacheLine == 0);
+  uint8_t* q = out.data;
+  for (; out.stream && blocks >= 2 * kBlocksAtOnce; blocks -= 2 * kBlocksAtOnce) {
+    alignas(kCacheLine) uint8_t lines[kLinesBytes];
+    QuantizeSome(lines, x, kBlocksAtOnce);
+    QuantizeSome(lines + kSomeBytes, x + kBlocksAtOnce * kQuantBlock, kBlocksAtOnce);
+    StreamLines(q, lines, kLinesBytes);
+    q += kLinesBytes;
+    x += 2 * kBlocksAtOnce * kQuantBlock;
+  }
   for (; blocks >= kBlocksAtOnce; blocks -= kBlocksAtOnce) {
     QuantizeSome(q, x, kBlocksAtOnce);
-    q += kBlocksAtOnce * quant::Q8_0::kBytes;
+    q += kSomeBytes;
     x += kBlocksAtOnce * kQuantBlock;
   }
   QuantizeSome(q, x, static_cast<int>(blocks));
+  if (out.stream) EndStream();
 }
 
 }  // namespace
 
-void QuantizeQ8(uint8_t* q, const float* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
-void QuantizeQ8(uint8_t* q, const F16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
-void QuantizeQ8(uint8_t* q, const BF16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
+void QuantizeQ8(RowOut<uint8_t> q, const float* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
+void QuantizeQ8(RowOut<uint8_t> q, const F16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
+void QuantizeQ8(RowOut<uint8_t> q, const BF16* x, int64_t blocks) { QuantizeBlocks(q, x, blocks); }
 
 void QuantizeRow(uint8_t* q, const float* x, int64_t cols, int planes) {
   if (planes == 1) {

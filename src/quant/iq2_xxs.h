@@ -77,7 +77,8 @@ struct IQ2_XXS {
     }
   }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackLines<2 * kSubBlocks>(block + 2, tile + kScaleBytes, lane);
   }

@@ -36,7 +36,8 @@ struct IQ4_NL {
     }
   }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackLines<kLines>(block + 2, tile + kScaleBytes, lane);
   }

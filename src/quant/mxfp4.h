@@ -41,8 +41,9 @@ struct MXFP4 {
     }
   }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
-    tile[lane] = block[0];
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
+    PackByte(block, tile, lane);
     PackLines<kLines>(block + 1, tile + kTileRows, lane);
   }
   MLF_TILE_FN void Unpack(const uint8_t* tile, int lane, uint8_t* block) {

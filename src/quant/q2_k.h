@@ -25,7 +25,8 @@ struct Q2_K : SuperBlock<Q2_K> {
   static constexpr int kD = 80;
   static constexpr int kHeadBytes = 2 * kScaleBytes + 16 * kTileRows;
 
-  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+  template <typename Block>
+  MLF_TILE_FN auto Four(Block block, int b, int j) {
     return TakeBits(block + 16 + b / 4 * 32 + 4 * j, b % 4 * 2, 3);
   }
   MLF_TILE_FN void PutFour(uint8_t* block, int b, int j, uint32_t q) {
@@ -57,7 +58,8 @@ struct Q2_K : SuperBlock<Q2_K> {
             {minus * ToFloat(first >> 4), minus * ToFloat(second >> 4)}};
   }
 
-  MLF_TILE_FN void PackWords(const uint32_t* w, uint8_t* line) {
+  template <typename W>
+  MLF_TILE_FN void PackWords(const W* w, uint8_t* line) {
 #pragma GCC unroll 2
     for (int h = 0; h < kLines; ++h, w += 4, line += kLineBytes) {
       StoreWord(line, w[0] | w[1] << 2 | w[2] << 4 | w[3] << 6);

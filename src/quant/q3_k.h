@@ -28,7 +28,8 @@ struct Q3_K : SuperBlock<Q3_K> {
   static constexpr int kScales = 96, kD = 108, kScaleOffset = 32;
   static constexpr int kHeadBytes = kScaleBytes + kPairBytes;
 
-  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+  template <typename Block>
+  MLF_TILE_FN auto Four(Block block, int b, int j) {
     return TakeBits(block + 32 + b / 4 * 32 + 4 * j, b % 4 * 2, 3) | TakeBits(block + 4 * j, b, 1)
                                                                          << 2;
   }
@@ -70,12 +71,13 @@ struct Q3_K : SuperBlock<Q3_K> {
     return {{d * ToFloat(pair.first - kScaleOffset), d * ToFloat(pair.second - kScaleOffset)}, {}};
   }
 
-  MLF_TILE_FN void PackWords(const uint32_t* w, uint8_t* line) {
-    const uint32_t six = w[6], seven = w[7];
-    StoreWord(line, w[0] | w[3] << 3 | (six & 0x03030303) << 6);
-    StoreWord(line + kLineBytes, w[1] | w[4] << 3 | (seven & 0x03030303) << 6);
+  template <typename W>
+  MLF_TILE_FN void PackWords(const W* w, uint8_t* line) {
+    const W six = w[6], seven = w[7];
+    StoreWord(line, w[0] | w[3] << 3 | (six & 0x03030303u) << 6);
+    StoreWord(line + kLineBytes, w[1] | w[4] << 3 | (seven & 0x03030303u) << 6);
     StoreWord(line + 2 * kLineBytes,
-              w[2] | w[5] << 3 | (six & 0x04040404) << 4 | (seven & 0x04040404) << 5);
+              w[2] | w[5] << 3 | (six & 0x04040404u) << 4 | (seven & 0x04040404u) << 5);
   }
   template <typename Bytes>
   MLF_TILE_FN Bytes Line(const uint8_t* lines, int j) {

@@ -24,8 +24,14 @@ struct Q4_0 {
       }
     }
   }
+  template <typename Lanes>
+  MLF_TILE_FN typename Lanes::Ints Quants(const uint8_t* block, int half) {
+    const auto both = Lanes::Unsigned(block + 2);
+    return (half == 0 ? both & 15 : both >> 4) - kOffset;
+  }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackLines<kLines>(block + 2, tile + kScaleBytes, lane);
   }

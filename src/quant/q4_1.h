@@ -25,7 +25,8 @@ struct Q4_1 {
     }
   }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackHalf(block + 2, tile + kScaleBytes, lane);
     PackLines<kLines>(block + 4, tile + 2 * kScaleBytes, lane);

@@ -19,14 +19,18 @@ struct Q4_K : SuperBlock<Q4_K>, ScaleMinHead {
   static constexpr bool kHasMin = true;
   static constexpr int kSums = 1, kLines = 4;
 
-  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+  template <typename Block>
+  MLF_TILE_FN auto Four(Block block, int b, int j) {
     return TakeBits(block + 16 + b / 2 * 32 + 4 * j, b % 2 * 4, 15);
   }
   MLF_TILE_FN void PutFour(uint8_t* block, int b, int j, uint32_t q) {
     PutBits(block + 16 + b / 2 * 32 + 4 * j, b % 2 * 4, q);
   }
 
-  MLF_TILE_FN void PackWords(const uint32_t* w, uint8_t* line) { PackNibbles(w, line); }
+  template <typename W>
+  MLF_TILE_FN void PackWords(const W* w, uint8_t* line) {
+    PackNibbles(w, line);
+  }
   template <typename Bytes>
   MLF_TILE_FN Bytes Line(const uint8_t* lines, int j) {
     return NibbleLine<Bytes>(lines, j);

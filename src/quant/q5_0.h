@@ -26,7 +26,8 @@ struct Q5_0 {
     }
   }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackLines<kLines>(block + 6, tile + kScaleBytes, lane);
     PackHighBits(block + 2, tile + kScaleBytes + kLines * kLineBytes, lane);

@@ -20,7 +20,8 @@ struct Q5_K : SuperBlock<Q5_K>, ScaleMinHead {
   static constexpr bool kHasMin = true;
   static constexpr int kSums = 1, kLines = 5;
 
-  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+  template <typename Block>
+  MLF_TILE_FN auto Four(Block block, int b, int j) {
     return TakeBits(block + 48 + b / 2 * 32 + 4 * j, b % 2 * 4, 15) |
            TakeBits(block + 16 + 4 * j, b, 1) << 4;
   }
@@ -29,11 +30,12 @@ struct Q5_K : SuperBlock<Q5_K>, ScaleMinHead {
     PutBits(block + 16 + 4 * j, b, q >> 4 & 0x01010101);
   }
 
-  MLF_TILE_FN void PackWords(const uint32_t* w, uint8_t* line) {
+  template <typename W>
+  MLF_TILE_FN void PackWords(const W* w, uint8_t* line) {
     PackNibbles(w, line);
-    uint32_t high = 0;
+    W high{};
 #pragma GCC unroll 8
-    for (int j = 0; j < kWords; ++j) high |= (w[j] >> 4 & 0x01010101) << j;
+    for (int j = 0; j < kWords; ++j) high = high | (w[j] >> 4 & 0x01010101u) << j;
     StoreWord(line + 4 * kLineBytes, high);
   }
   template <typename Bytes>

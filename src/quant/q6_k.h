@@ -26,7 +26,8 @@ struct Q6_K : SuperBlock<Q6_K> {
   static constexpr int kScales = 192, kD = 208;
   static constexpr int kHeadBytes = kScaleBytes + 16 * kTileRows;
 
-  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+  template <typename Block>
+  MLF_TILE_FN auto Four(Block block, int b, int j) {
     return TakeBits(block + b / 4 * 64 + b % 2 * 32 + 4 * j, b / 2 % 2 * 4, 15) |
            TakeBits(block + 128 + b / 4 * 32 + 4 * j, b % 4 * 2, 3) << 4;
   }
@@ -53,10 +54,11 @@ struct Q6_K : SuperBlock<Q6_K> {
     return {{d * ToFloat(Lanes::Signed(s)), d * ToFloat(Lanes::Signed(s + kTileRows))}, {}};
   }
 
-  MLF_TILE_FN void PackWords(const uint32_t* w, uint8_t* line) {
+  template <typename W>
+  MLF_TILE_FN void PackWords(const W* w, uint8_t* line) {
 #pragma GCC unroll 6
     for (int j = 0; j < kLines; ++j) {
-      const uint32_t two = w[6 + j / 3] >> (j % 3 * 2) & 0x03030303;
+      const W two = w[6 + j / 3] >> (j % 3 * 2) & 0x03030303u;
       StoreWord(line + kLineBytes * j, w[j] | two << 6);
     }
   }

@@ -20,8 +20,13 @@ struct Q8_0 {
       for (int i = 0; i < kWeights; ++i) out[k + i] = static_cast<int8_t>(row[2 + i]) * d;
     }
   }
+  template <typename Lanes>
+  MLF_TILE_FN typename Lanes::Ints Quants(const uint8_t* block, int half) {
+    return Lanes::Signed(block + 2 + half * kQuantBlock / 2);
+  }
 
-  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
+  template <typename Lane>
+  MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {
     PackHalf(block, tile, lane);
     PackLines<kLines>(block + 2, tile + kScaleBytes, lane, kFlip);
   }

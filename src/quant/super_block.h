@@ -14,7 +14,8 @@
 //                                   block of 16 (kSums = 2), whose sums are then kept apart
 //
 // A format F has, beside the constants of all block formats,
-//   Four(block, b, j)         from the file's block: weights 4j … 4j + 3 of block b, a byte each
+//   Four(block, b, j)         from the file's block, or those of all lanes (PackWeights): weights
+//                             4j … 4j + 3 of block b, a byte each
 //   PutFour(block, b, j, q)   the inverse, into a block that was zero
 //   SubScaleOf(block, s)      from the file's block: d and m of block or half block s
 //   PackHead, UnpackHead      the head of a tile, one lane
@@ -37,7 +38,8 @@ struct SubScales {
 };
 
 /// A bit field in each byte of four consecutive ones.
-MLF_TILE_FN uint32_t TakeBits(const uint8_t* four, int shift, uint8_t mask) {
+template <typename Block>
+MLF_TILE_FN auto TakeBits(Block four, int shift, uint8_t mask) {
   return LoadWord(four) >> shift & mask * 0x01010101u;
 }
 MLF_TILE_FN void PutBits(uint8_t* four, int shift, uint32_t bits) {
@@ -72,9 +74,13 @@ struct SuperBlock {
 
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, int lane) {
     F::PackHead(block, tile, lane);
-    uint8_t* line = tile + F::kHeadBytes + kLaneBytes * lane;
+    PackWeights(block, tile + F::kHeadBytes + kLaneBytes * lane);
+  }
+  /// Lines from the block of one lane, or from what stands for those of all.
+  template <typename Block>
+  MLF_TILE_FN void PackWeights(Block block, uint8_t* line) {
     for (int b = 0; b < kSubBlocks; ++b, line += F::kLines * kLineBytes) {
-      uint32_t w[kWords];
+      decltype(LoadWord(block)) w[kWords];
 #pragma GCC unroll 8
       for (int j = 0; j < kWords; ++j) w[j] = F::Four(block, b, j);
       F::PackWords(w, line);
@@ -94,10 +100,11 @@ struct SuperBlock {
 };
 
 /// Four lines of nibbles, as the 4-bit formats of tile.h have them.
-MLF_TILE_FN void PackNibbles(const uint32_t* w, uint8_t* line) {
+template <typename W>
+MLF_TILE_FN void PackNibbles(const W* w, uint8_t* line) {
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    StoreWord(line + kLineBytes * j, (w[j] & 0x0F0F0F0F) | (w[j + 4] & 0x0F0F0F0F) << 4);
+    StoreWord(line + kLineBytes * j, (w[j] & 0x0F0F0F0Fu) | (w[j + 4] & 0x0F0F0F0Fu) << 4);
   }
 }
 

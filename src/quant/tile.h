@@ -28,6 +28,9 @@
 // instructions for dot products of bytes take.
 //
 // Float formats: a tile is one k: 16 values, one of each row.
+//
+// Formats that begin with their only scale may have Quants<Lanes>(block, half): 16 of the file's
+// block less the offset, in lanes (kernels/block_dot.h), for DequantizeRow.
 #define MLF_TILE_FN static inline __attribute__((always_inline))
 #define MLF_TILE_METHOD inline __attribute__((always_inline))
 #define MLF_TILE_LAMBDA __attribute__((always_inline))
@@ -41,6 +44,12 @@ inline constexpr int kLaneBytes = 4;
 inline constexpr int kScaleBytes = 2 * kTileRows;
 
 namespace quant {
+
+// Pack functions take one lane of a tile: its block and its number. kernels/pack_simd.cc has others
+// of the same names that take all sixteen at once: the block of the first row, and a Lane of its
+// own type.
+
+MLF_TILE_FN void PackByte(const uint8_t* byte, uint8_t* tile, int lane) { tile[lane] = *byte; }
 
 /// A two-byte scale or minimum.
 MLF_TILE_FN void PackHalf(const uint8_t* half, uint8_t* tile, int lane) {
@@ -80,16 +89,20 @@ MLF_TILE_FN void UnpackLines(const uint8_t* lines, int lane, uint8_t* quants, ui
   }
 }
 
-/// Fifth bits: bit k of the file's 32-bit word becomes bit j of byte i, k = 4j + i.
-MLF_TILE_FN void PackHighBits(const uint8_t* word, uint8_t* line, int lane) {
-  const uint32_t bits = LoadWord(word);
-  uint32_t spread = 0;
+/// Fifth bits: bit k of the file's 32-bit word becomes bit j of byte i, k = 4j + i. `W` is a word,
+/// or the words of all lanes.
+template <typename W>
+MLF_TILE_FN W SpreadHighBits(W bits) {
+  W spread{};
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
     // The product puts bit i of a nibble at bit 8i (and others where the mask drops them).
-    spread |= ((bits >> (4 * j) & 15) * 0x00204081u & 0x01010101u) << j;
+    spread = spread | ((bits >> (4 * j) & 15u) * 0x00204081u & 0x01010101u) << j;
   }
-  StoreWord(line + kLaneBytes * lane, spread);
+  return spread;
+}
+MLF_TILE_FN void PackHighBits(const uint8_t* word, uint8_t* line, int lane) {
+  StoreWord(line + kLaneBytes * lane, SpreadHighBits(LoadWord(word)));
 }
 MLF_TILE_FN void UnpackHighBits(const uint8_t* line, int lane, uint8_t* word) {
   const uint32_t spread = LoadWord(line + kLaneBytes * lane);
