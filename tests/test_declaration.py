@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -320,6 +321,55 @@ def test_everything_a_signature_can_say():
         op.infer([(2, 8), (8,), (1, 8)], ["float16", "int32", "int32"], {})
     with pytest.raises(ValueError, match="c is \"w\", expected one of 'u', 'v'"):
         op.infer(shapes, dtypes, {"c": "w"})
+
+
+LIKE = [  # what follows "->", and the dtypes of an allocated output for each pair of inputs
+    ("T['n d']", ["int32", "int32", "int32"]),
+    ("T['n d', 'i64']", ["int64", "int64", "int64"]),
+    ("T['n d', 'like table']", ["float32", "float16", "uint8"]),
+    ("T['n d', 'like table or f16']", ["float32", "float16", "float16"]),
+    ("T['n d', 'like o or f32']", ["float32", "float16", "float32"]),
+    ("{'p': T['n'], 'q': T['n d', 'like table or f32']}", ["float32", "float16", "float32"]),
+]
+
+
+@pytest.mark.parametrize("options", ["", ", *, format: str | None = None"])
+@pytest.mark.parametrize(("outputs", "expected"), LIKE)
+def test_what_is_allocated_is_what_is_inferred(outputs, expected, options):
+    """Rendered and compiled, for every tensor that an output's dtype may follow."""
+    inputs = "ids: T['n', 'i32'], table: T['r d', 'f32 f16 u8'], o: T['n', 'like table'] | None"
+    op = parse("toy", f"({inputs} = None{options}) -> {outputs}")
+    op = dataclasses.replace(op, function=lambda *arguments: None)
+    toy, ids = render.compile_op(op), np.zeros(3, np.int32)
+    for dtype, wanted in zip(("float32", "float16", "uint8"), expected):
+        table = np.zeros((2, 4), dtype)
+        o = None if dtype == "uint8" else np.zeros(3, dtype)
+        format = {"format": "Q8_0"} if options and dtype == "uint8" else {}
+        given = [ids, table, o]
+        shapes = [None if x is None else x.shape for x in given]
+        dtypes = [None if x is None else x.dtype.name for x in given]
+        made = toy(*given, **format)
+        made = made if isinstance(made, tuple) else (made,)
+        inferred = op.infer(shapes, dtypes, format)
+        assert [(m.shape, m.dtype.name) for m in made] == inferred
+        assert made[-1].dtype.name == wanted
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("(x: T['n']) -> T['n']", "x is like x, which is no input before it"),
+        ("(x: T['n', 'f32']) -> T['n', 'like y']", "out is like y, which is no input before it"),
+        ("(x: T['n', 'f32']) -> {'p': T['n'], 'q': T['n', 'like p']}", "q is like p, which is no"),
+        (
+            "(x: T['n', 'f32'], o: T['n', 'f16'] | None = None) -> T['n', 'like o']",
+            "out is like o, which may be None; expected a dtype beside it",
+        ),
+    ],
+)
+def test_a_dtype_that_follows_nothing_is_refused(signature, words):
+    with pytest.raises(ValueError, match=f"f: bad signature, {words}"):
+        parse("f", signature)
 
 
 @pytest.mark.parametrize("bad", ["", "(x: T['n', 'f32']) -", "(x: float) -> None", "(x:) -> None"])

@@ -300,7 +300,28 @@ def parse(name: str, signature: str, *, doc: str = "") -> Op:
         _attribute(a.arg, a.annotation, default)
         for a, default in zip(parameters.kwonlyargs, parameters.kw_defaults)
     )
-    return Op(name, inputs, tuple(_outputs(function.returns, first)), attributes, doc, signature)
+    outputs = tuple(_outputs(function.returns, first))
+    _check_likes(name, inputs, outputs)
+    return Op(name, inputs, outputs, attributes, doc, signature)
+
+
+def _check_likes(op: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Refuses dtypes that follow what cannot say them."""
+    before: dict[str, Tensor] = {}
+    for tensor in inputs + outputs:
+        model = before.get(tensor.like or "")
+        if tensor.like is not None and model is None:
+            raise ValueError(
+                f"{op}: bad signature, {tensor.name} is like {tensor.like}, which is no input "
+                "before it"
+            )
+        if tensor.use != "output":
+            before[tensor.name] = tensor
+        elif model is not None and model.optional and not tensor.dtypes:
+            raise ValueError(
+                f"{op}: bad signature, {tensor.name} is like {model.name}, which may be None; "
+                "expected a dtype beside it"
+            )
 
 
 def _split_optional(annotation: ast.expr | None) -> tuple[ast.expr, bool]:

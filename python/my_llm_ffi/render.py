@@ -209,10 +209,31 @@ def _new(op: Op, out: Tensor) -> str:
         shape = f"{first.name}.shape"
     else:
         shape = f"({''.join(f'{_size(op, dim)}, ' for dim in out.dims)})"
-    dtype = "" if out.like == first.name else f", {out.dtypes[0]!r}"
-    if out.like == first.name and out.dtypes:  # holds bytes of a weight format, or floats
-        dtype = f", {out.dtypes[0]!r} if format is not None else None"
-    return f"_new({op.name!r}, {first.name}, {shape}{dtype})"
+    dtype = _dtype(op, out)
+    return f"_new({op.name!r}, {first.name}, {shape}{f', {dtype}' if dtype != 'None' else ''})"
+
+
+def _dtype(op: Op, out: Tensor) -> str:
+    """An expression for the dtype of an output, as `output_dtype` has it; None: the first's."""
+    if out.like is None:
+        return repr(out.dtypes[0])
+    inputs = {t.name: t for t in op.inputs}
+    like = "None" if out.like == op.inputs[0].name else f"_dtype_name({out.like})"
+    if not out.dtypes:
+        return like
+    others = [f"{out.like} is None"] if inputs[out.like].optional else []
+    if _may_hold_bytes(inputs, out.like):
+        has_format = any(a.name == "format" for a in op.attributes)  # given for bytes alone
+        others.append("format is not None" if has_format else f"_dtype_name({out.like}) == 'uint8'")
+    return f"{out.dtypes[0]!r} if {' or '.join(others)} else {like}" if others else like
+
+
+def _may_hold_bytes(inputs: dict[str, Tensor], name: str) -> bool:
+    """Whether an input may be the bytes of a weight format."""
+    tensor = inputs[name]
+    return "uint8" in tensor.dtypes or (
+        tensor.like is not None and _may_hold_bytes(inputs, tensor.like)
+    )
 
 
 def _allocation(op: Op) -> str:
@@ -281,6 +302,7 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_torch_seen": arrays.torch_seen,
         "_check": arrays.check_array,
         "_new": arrays.new,
+        "_dtype_name": arrays.dtype_name,
         "_block_of": block_of,
         "_SIZE_ERRORS": (
             *(AttributeError, IndexError, MemoryError),
