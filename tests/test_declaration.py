@@ -430,6 +430,42 @@ def test_arrays_that_cannot_be_shared_are_named():
         llm.ops.softmax(np.ma.masked_array(x, x > 0))
 
 
+@pytest.mark.parametrize(
+    "dtype", [object, "U3", "S4", "M8[s]", "m8[s]", [("a", "f4")], np.longdouble, np.clongdouble]
+)
+def test_dtypes_that_dlpack_does_not_know_are_named(dtype):
+    x, weight = np.zeros((2, 8), dtype), np.ones(8, np.float32)
+    said = "rms_norm: {} is of dtype .*, which cannot be shared"
+    with pytest.raises(TypeError, match=said.format("x")):
+        llm.ops.rms_norm(x, weight)
+    with pytest.raises(TypeError, match=said.format("weight")):
+        llm.ops.rms_norm(np.ones((2, 8), np.float32), x[0])
+    with pytest.raises(TypeError, match=said.format("out")):
+        llm.ops.rms_norm(np.ones((2, 8), np.float32), weight, out=x)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (True, TypeError, "is bool, expected a number"),
+        (False, TypeError, "is bool, expected a number"),
+        (10**400, OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
+        (-(10**400), OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
+    ],
+)
+def test_a_number_option_that_is_none_is_refused_by_name(op, value, kind, message):
+    tensors, options = SAMPLES[op.name]()
+    shapes = [None if t is None else t.shape for t in tensors]
+    dtypes = [None if t is None else t.dtype.name for t in tensors]
+    for a in (a for a in op.attributes if a.kind in ("float", "int")):
+        said = message.replace("a number", "an integer") if a.kind == "int" else message
+        given = {**options, a.name: value}
+        with pytest.raises(kind, match=f"^{op.name}: {a.name} {said}"):
+            getattr(llm.ops, op.name)(*tensors, **given)
+        with pytest.raises(kind, match=f"^{op.name}: {a.name} {said}"):
+            op.infer(shapes, dtypes, given)
+
+
 def test_numbers_that_do_not_fit_are_named():
     x = np.ones((2, 8), np.float32)
     with pytest.raises(OverflowError, match=r"attention: window is .*does not fit 64 bits"):

@@ -174,13 +174,13 @@ def _check(op: str, name: str, *, optional: bool = False) -> str:
     return f"    if {given}type({name}) not in _known:\n        {checked}\n"
 
 
-def _check_integers(op: Op) -> str:
-    """Identities, because type() costs a call; ops without integers pay nothing."""
+def _check_numbers(op: Op) -> str:
+    """Identities, because type() costs a call; ops without numbers pay nothing."""
     return "".join(
         f"    if {a.name} is True or {a.name} is False:\n"
         f"        _refuse_bool(_op, {a.name!r}, {a.name})\n"
         for a in op.attributes
-        if a.kind == "int"
+        if a.kind in ("int", "float")
     )
 
 
@@ -275,7 +275,7 @@ def source(op: Op) -> str:
     return (
         f'{head(op)}\n    """{text}\n    """\n'
         + "".join(_check(op.name, t.name, optional=t.optional) for t in op.inputs)
-        + _check_integers(op)
+        + _check_numbers(op)
         + f"    if _torch_seen:\n        _check_torch({op.name!r}, {seen})\n"
         + _allocation(op)
         + f"    try:\n        _native({arguments})\n"
@@ -312,7 +312,7 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_explain": arrays.explain,
         "_refuse_bool": arrays.refuse_bool,
         "_check_torch": arrays.check_torch,
-        "_EXPLAINED": (TypeError, BufferError, RuntimeError),
+        "_EXPLAINED": (TypeError, BufferError, OverflowError, RuntimeError),
     }
     exec(compile("from __future__ import annotations\n" + code, name, "exec"), scope)
     linecache.cache[name] = (len(code), None, ("\n" + code).splitlines(keepends=True), name)
