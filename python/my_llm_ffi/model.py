@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count, as_number, as_path, as_utf8, goes_on
+from .checks import as_count, as_ids, as_number, as_path, as_utf8, goes_on
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -38,7 +38,7 @@ class ModelConfig:
     rope_dims: int
 
 
-class Metadata(Mapping[str, Any]):
+class Metadata(_ffi_api.Wrapper, Mapping[str, Any]):
     """Everything that the file says of itself, read when it is asked for."""
 
     def __init__(self, handle: Any) -> None:
@@ -48,7 +48,7 @@ class Metadata(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         try:
             raw = key.encode()
-        except UnicodeEncodeError:
+        except (AttributeError, UnicodeEncodeError):  # no string, or none that a file can hold
             raise KeyError(key) from None
         return _plain(self._handle.metadata(raw))
 
@@ -72,6 +72,8 @@ def _plain(value: Any) -> Any:
 
 
 def _stop_strings(stop: str | Sequence[str]) -> list[bytes]:
+    if isinstance(stop, (bytes, bytearray, Mapping)) or not isinstance(stop, Iterable):
+        raise TypeError(f"stop is {type(stop).__name__}, expected a string or strings")
     stops = [stop] if isinstance(stop, str) else list(stop)
     for item in stops:
         if not isinstance(item, str):
@@ -79,7 +81,7 @@ def _stop_strings(stop: str | Sequence[str]) -> list[bytes]:
     return [as_utf8("stop", item) for item in stops]
 
 
-class Model:
+class Model(_ffi_api.Wrapper):
     """A model loaded from a GGUF file: immutable, shared by any number of contexts and threads.
 
     Args:
@@ -114,6 +116,8 @@ class Model:
             raise NotImplementedError(f"device is {device!r}: models run on 'cpu' in this version")
         if n_threads is not None and as_count("n_threads", n_threads) < 1:
             raise ValueError(f"n_threads is {n_threads}, expected a count >= 1 or None")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is {type(progress).__name__}, expected a callable or None")
         file, threads = as_path("path", path), n_threads or 0
 
         def load(callback: Any) -> Any:
@@ -288,10 +292,8 @@ class Model:
         return pieces if stream else pieces.finish()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if isinstance(prompt, (bytes, bytearray, Mapping, set)) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt is {type(prompt).__name__}, expected text or token ids")
         if not isinstance(prompt, str):
-            return [as_count("prompt token", token) for token in prompt]
+            return as_ids("prompt", prompt, expected="text or token ids")
         if not prompt:
             raise ValueError("prompt is empty")
         as_utf8(
