@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .declaration import Op
 
 Array = TypeVar("Array")
+# An array whose dtype need not be that of the first one: no type can say more of it.
+AnyArray = Any
 
 # Classes that were looked at once and found safe to hand to native code.
 known_types: set[type] = {tvm_ffi.Tensor}

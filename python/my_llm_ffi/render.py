@@ -123,7 +123,7 @@ def annotation(attribute: Attribute) -> str:
 
 def parameters(op: Op) -> list[str]:
     """Parameters of the function, as Python writes them."""
-    listed = [f"{t.name}: Array{' | None = None' * t.optional}" for t in op.inputs]
+    listed = [f"{t.name}: {_array(op, t)}{' | None = None' * t.optional}" for t in op.inputs]
     options = []
     for a in op.attributes:
         default = "" if a.default is REQUIRED else f" = {a.default!r}".replace("'", '"')
@@ -137,9 +137,15 @@ def result(op: Op) -> str:
     """Return type of the function."""
     if not op.outputs:
         return "None"
-    if len(op.outputs) == 1:
-        return "Array"
-    return f"tuple[{', '.join(['Array'] * len(op.outputs))}]"
+    arrays = [_array(op, o) for o in op.outputs]
+    return arrays[0] if len(arrays) == 1 else f"tuple[{', '.join(arrays)}]"
+
+
+def _array(op: Op, tensor: Tensor) -> str:
+    """Type of a tensor: that of the first one where the dtype is the same in every call."""
+    first = op.inputs[0].name
+    same = tensor.name == first or (tensor.like == first and not tensor.dtypes)
+    return "Array" if same else "AnyArray"
 
 
 def head(op: Op) -> str:
