@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Callable
+from typing import Any, Callable, Literal, overload
 
 from . import _ffi_api
 from .base import call_relaying
@@ -236,24 +236,68 @@ class Model(_ffi_api.Wrapper):
             prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
         ).finish()
 
+    @overload
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: Literal[False] = False,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: Literal[True],
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> TextStream: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: bool,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation | TextStream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
         stream: bool = False,
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
         stop: str | Sequence[str] = (),
         n_ctx: int | None = None,
     ) -> Generation | TextStream:
-        """Answers a conversation through the file's chat template.
+        """Answers a conversation through a chat template.
 
         Control tokens are those of the template: what a message spells (``<|im_end|>``) is text.
 
         Args:
             messages: ``{"role": …, "content": …}``, oldest first.
             tools: Descriptions of functions, for templates that know them.
+            template: Jinja2 source; None: the file's. It is run in the same sandbox.
             stream: Return a stream of pieces instead of the whole answer.
             max_new_tokens: As in `stream`, like the arguments after it.
             sampling: As in `stream`.
@@ -261,7 +305,8 @@ class Model(_ffi_api.Wrapper):
             n_ctx: As in `stream`.
 
         Raises:
-            ValueError: The file has no template, or it fails on these messages, or it looks for
+            TypeError: An argument or a message has the wrong type; it is named.
+            ValueError: There is no template, or it fails on these messages, or it looks for
                 a control token in messages that spell one.
         """
         from .chat import render_chat
@@ -274,7 +319,7 @@ class Model(_ffi_api.Wrapper):
 
         def render(messages: Any, tools: Any) -> str:
             return render_chat(
-                vocab.chat_template,
+                vocab.chat_template if template is None else template,
                 messages,
                 tools=tools,
                 bos_token=spelled(vocab.bos_id),
@@ -302,7 +347,11 @@ class Model(_ffi_api.Wrapper):
         return self.vocab.tokenize(prompt, add_special=True, parse_special=True)
 
     def close(self) -> None:
-        """Frees the weights; this model and its contexts raise ``ValueError`` from here on."""
+        """Frees the weights.
+
+        What computes with them, contexts that are there included, and `metadata`, which is the
+        file's, raise ``ValueError`` from here on. `config` and `vocab` stay.
+        """
         self._handle.close()
 
     def __enter__(self) -> Model:
