@@ -452,6 +452,7 @@ def test_dtypes_that_dlpack_does_not_know_are_named(dtype):
         (10**400, OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
         (-(10**400), OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
     ],
+    ids=["True", "False", "10**400", "-10**400"],
 )
 def test_a_number_option_that_is_none_is_refused_by_name(op, value, kind, message):
     tensors, options = SAMPLES[op.name]()

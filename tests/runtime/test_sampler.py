@@ -334,6 +334,15 @@ def test_params_name_the_count_of_penalties(llm: ModuleType, penalties: dict[str
         assert llm.SamplingParams(penalty_last_n=count, **penalties).penalty_last_n == count
 
 
+def test_numbers_are_told_exactly(llm: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"top_p is 1\.0000001, expected"):
+        llm.SamplingParams(top_p=1.0000001)
+    with pytest.raises(ValueError, match=r"logit_bias token is 1000000, expected a token of"):
+        llm.Sampler([llm.LogitBias({1_000_000: 1.0})]).sample_logits(LOGITS)
+    with pytest.raises(ValueError, match=r"top_k is -1000000, expected"):
+        llm.TopK(-1_000_000)
+
+
 def test_params_refuse_unknown_names(llm: ModuleType) -> None:
     with pytest.raises(TypeError, match="temprature"):
         llm.SamplingParams(temprature=0.5)
