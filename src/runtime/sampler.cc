@@ -182,9 +182,7 @@ void Validate(const TemperatureStage& s) {
   Check(std::isfinite(s.temperature) && s.temperature >= 0, "temperature", s.temperature,
         "a number >= 0");
 }
-void Validate(const TopKStage& s) {
-  Check(s.k >= 1, "top_k", s.k, "a count >= 1");
-}
+void Validate(const TopKStage& s) { Check(s.k >= 1, "top_k", s.k, "a count >= 1"); }
 void Validate(const TopPStage& s) { Check(s.p > 0 && s.p <= 1, "top_p", s.p, "0 < top_p <= 1"); }
 void Validate(const MinPStage& s) { Check(s.p >= 0 && s.p <= 1, "min_p", s.p, "0 <= min_p <= 1"); }
 void Validate(const TypicalPStage& s) {
@@ -194,8 +192,7 @@ void Validate(const DrawStage&) {}
 
 void CheckTokens(const LogitBiasStage& stage, size_t n_vocab) {
   for (const auto& [id, bias] : stage.bias) {
-    Check(id < static_cast<int64_t>(n_vocab), "logit_bias token", id,
-          "a token of the vocabulary");
+    Check(id < static_cast<int64_t>(n_vocab), "logit_bias token", id, "a token of the vocabulary");
   }
 }
 
