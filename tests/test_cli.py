@@ -157,6 +157,12 @@ def test_generate_with_the_chat_template(fake):
     assert given["sampling"].temperature == 0.0
 
 
+def test_chat_without_a_template_is_wrong_usage(fake, monkeypatch, capsys):
+    monkeypatch.setattr(FakeVocab, "chat_template", "")
+    assert cli.main(["generate", fake, "--chat", "--prompt", "Why?"]) == 2
+    assert f"error: {fake} has no chat template: leave --chat out\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--prompt", "-"]])
 def test_generate_reads_stdin(fake, monkeypatch, arguments):
     monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))

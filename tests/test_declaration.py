@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -322,6 +323,55 @@ def test_everything_a_signature_can_say():
         op.infer(shapes, dtypes, {"c": "w"})
 
 
+LIKE = [  # what follows "->", and the dtypes of an allocated output for each pair of inputs
+    ("T['n d']", ["int32", "int32", "int32"]),
+    ("T['n d', 'i64']", ["int64", "int64", "int64"]),
+    ("T['n d', 'like table']", ["float32", "float16", "uint8"]),
+    ("T['n d', 'like table or f16']", ["float32", "float16", "float16"]),
+    ("T['n d', 'like o or f32']", ["float32", "float16", "float32"]),
+    ("{'p': T['n'], 'q': T['n d', 'like table or f32']}", ["float32", "float16", "float32"]),
+]
+
+
+@pytest.mark.parametrize("options", ["", ", *, format: str | None = None"])
+@pytest.mark.parametrize(("outputs", "expected"), LIKE)
+def test_what_is_allocated_is_what_is_inferred(outputs, expected, options):
+    """Rendered and compiled, for every tensor that an output's dtype may follow."""
+    inputs = "ids: T['n', 'i32'], table: T['r d', 'f32 f16 u8'], o: T['n', 'like table'] | None"
+    op = parse("toy", f"({inputs} = None{options}) -> {outputs}")
+    op = dataclasses.replace(op, function=lambda *arguments: None)
+    toy, ids = render.compile_op(op), np.zeros(3, np.int32)
+    for dtype, wanted in zip(("float32", "float16", "uint8"), expected):
+        table = np.zeros((2, 4), dtype)
+        o = None if dtype == "uint8" else np.zeros(3, dtype)
+        format = {"format": "Q8_0"} if options and dtype == "uint8" else {}
+        given = [ids, table, o]
+        shapes = [None if x is None else x.shape for x in given]
+        dtypes = [None if x is None else x.dtype.name for x in given]
+        made = toy(*given, **format)
+        made = made if isinstance(made, tuple) else (made,)
+        inferred = op.infer(shapes, dtypes, format)
+        assert [(m.shape, m.dtype.name) for m in made] == inferred
+        assert made[-1].dtype.name == wanted
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("(x: T['n']) -> T['n']", "x is like x, which is no input before it"),
+        ("(x: T['n', 'f32']) -> T['n', 'like y']", "out is like y, which is no input before it"),
+        ("(x: T['n', 'f32']) -> {'p': T['n'], 'q': T['n', 'like p']}", "q is like p, which is no"),
+        (
+            "(x: T['n', 'f32'], o: T['n', 'f16'] | None = None) -> T['n', 'like o']",
+            "out is like o, which may be None; expected a dtype beside it",
+        ),
+    ],
+)
+def test_a_dtype_that_follows_nothing_is_refused(signature, words):
+    with pytest.raises(ValueError, match=f"f: bad signature, {words}"):
+        parse("f", signature)
+
+
 @pytest.mark.parametrize("bad", ["", "(x: T['n', 'f32']) -", "(x: float) -> None", "(x:) -> None"])
 def test_what_is_no_signature_is_refused(bad):
     with pytest.raises(ValueError, match=r"f: bad signature|no type of a tensor"):
@@ -378,6 +428,43 @@ def test_arrays_that_cannot_be_shared_are_named():
         llm.ops.rms_norm(x.astype(">f4"), np.ones(8, np.float32), out=out)
     with pytest.raises(TypeError, match="softmax: x is a MaskedArray"):
         llm.ops.softmax(np.ma.masked_array(x, x > 0))
+
+
+@pytest.mark.parametrize(
+    "dtype", [object, "U3", "S4", "M8[s]", "m8[s]", [("a", "f4")], np.longdouble, np.clongdouble]
+)
+def test_dtypes_that_dlpack_does_not_know_are_named(dtype):
+    x, weight = np.zeros((2, 8), dtype), np.ones(8, np.float32)
+    said = "rms_norm: {} is of dtype .*, which cannot be shared"
+    with pytest.raises(TypeError, match=said.format("x")):
+        llm.ops.rms_norm(x, weight)
+    with pytest.raises(TypeError, match=said.format("weight")):
+        llm.ops.rms_norm(np.ones((2, 8), np.float32), x[0])
+    with pytest.raises(TypeError, match=said.format("out")):
+        llm.ops.rms_norm(np.ones((2, 8), np.float32), weight, out=x)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (True, TypeError, "is bool, expected a number"),
+        (False, TypeError, "is bool, expected a number"),
+        (10**400, OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
+        (-(10**400), OverflowError, "is an integer of 333 hexadecimal digits, which does not fit"),
+    ],
+    ids=["True", "False", "10**400", "-10**400"],
+)
+def test_a_number_option_that_is_none_is_refused_by_name(op, value, kind, message):
+    tensors, options = SAMPLES[op.name]()
+    shapes = [None if t is None else t.shape for t in tensors]
+    dtypes = [None if t is None else t.dtype.name for t in tensors]
+    for a in (a for a in op.attributes if a.kind in ("float", "int")):
+        said = message.replace("a number", "an integer") if a.kind == "int" else message
+        given = {**options, a.name: value}
+        with pytest.raises(kind, match=f"^{op.name}: {a.name} {said}"):
+            getattr(llm.ops, op.name)(*tensors, **given)
+        with pytest.raises(kind, match=f"^{op.name}: {a.name} {said}"):
+            op.infer(shapes, dtypes, given)
 
 
 def test_numbers_that_do_not_fit_are_named():

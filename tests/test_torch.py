@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from reference.op_samples import SAMPLES
 
 import my_llm_ffi as llm
-from my_llm_ffi import declaration
+from my_llm_ffi import declaration, render
 
 # Without it, setuptools refuses to be imported by the compiler after somebody imported distutils.
 os.environ.setdefault("SETUPTOOLS_USE_DISTUTILS", "stdlib")
@@ -59,6 +60,16 @@ def test_eager(name):
 def test_opcheck(name):
     tensors, options = sample(name)
     torch.library.opcheck(getattr(OPS, name).default, tuple(tensors), options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtypes", ["like table", "like table or f32"])
+def test_the_fake_kernel_follows_another_tensor_than_the_first(dtypes, dtype):
+    signature = f"(ids: T['n', 'i32'], table: T['r d', 'f32 f16']) -> T['n d', '{dtypes}']"
+    op = dataclasses.replace(declaration.parse("toy", signature), function=lambda *arguments: None)
+    ids, table = torch.zeros(3, dtype=torch.int32), torch.zeros(2, 4, dtype=dtype)
+    made, fake = render.compile_op(op)(ids, table), llm_torch._fake(op)(ids, table)
+    assert (made.shape, made.dtype) == (fake.shape, fake.dtype) == ((3, 4), dtype)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])

@@ -39,6 +39,15 @@ class IntPair(tvm_ffi.Object):
             """Returns the second number of ``pair``, through a C++ static method."""
 
 
+class Wrapper:
+    """What users see of a native object. It is one: there is no copy, and nothing to pickle."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuses what the copies of an object without the native one would pretend to be."""
+        name = type(self).__name__
+        raise TypeError(f"a {name} can be neither copied nor pickled: it holds a native object")
+
+
 def _raw_class(name: str) -> Any:
     """The class of a registered object with its C++ methods; what users see wraps it."""
     raw = type(name, (tvm_ffi.Object,), {})

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import tvm_ffi
 
 from . import _ffi_api
+from .checks import is_too_large
 
 if TYPE_CHECKING:
     from .declaration import Op
 
 Array = TypeVar("Array")
+# An array whose dtype need not be that of the first one: no type can say more of it.
+AnyArray = Any
 
 # Classes that were looked at once and found safe to hand to native code.
 known_types: set[type] = {tvm_ffi.Tensor}
@@ -55,12 +58,17 @@ def check_array(op: str, name: str, array: Any) -> None:
         _torch_types.add(cls)
     elif framework == "numpy" and cls.__name__ == "MaskedArray":
         raise TypeError(f"{op}: {name} is a MaskedArray, whose mask no op knows; use .filled()")
-    elif not hasattr(cls, "__dlpack__") and not hasattr(cls, "__tvm_ffi_object__"):
-        raise TypeError(
-            f"{op}: {name} is {cls.__name__}, expected an array (NumPy, torch, tvm_ffi, or "
-            "another with __dlpack__)"
-        )
+    else:
+        _check_dlpack(f"{op}: {name}", cls)
     known_types.add(cls)
+
+
+def _check_dlpack(name: str, cls: type) -> None:
+    if not hasattr(cls, "__dlpack__") and not hasattr(cls, "__tvm_ffi_object__"):
+        raise TypeError(
+            f"{name} is {cls.__name__}, expected an array (NumPy, torch, tvm_ffi, or another with "
+            "__dlpack__)"
+        )
 
 
 def _check_torch_class(op: str, name: str, cls: type, torch: Any) -> None:
@@ -258,9 +266,13 @@ def explain(op: Op, error: Exception, arguments: Sequence[Any]) -> Exception:
     if str(error).startswith(f"{op.name}: "):
         return error
     for tensor, array in zip(tensors, arguments):
-        why = _not_shareable(array)
-        if why is not None:
-            return type(error)(f"{op.name}: {tensor.name} is {why}, which cannot be shared")
+        foreign, why = _foreign_dtype(array), _not_shareable(array)
+        if foreign is not None or why is not None:
+            said = f"{op.name}: {tensor.name} is {foreign or why}, which cannot be shared"
+            return TypeError(said) if foreign else type(error)(said)
+    for attribute, value in zip(op.attributes, arguments[len(tensors) :]):
+        if isinstance(error, OverflowError) and is_too_large(value):
+            return op.option_error(attribute, value)
     return error
 
 
@@ -273,7 +285,7 @@ def _explain_type(op: Op, position: int, arguments: Sequence[Any]) -> Exception:
 
 
 def refuse_bool(op: Op, name: str, value: bool) -> NoReturn:
-    """Raises the error for a bool where an integer is expected, which tvm-ffi takes for 0 or 1."""
+    """Raises the error for a bool where a number is expected, which tvm-ffi takes for 0 or 1."""
     attribute = next(a for a in op.attributes if a.name == name)
     raise op.option_error(attribute, value)
 
@@ -294,3 +306,29 @@ def _not_shareable(array: Any) -> str | None:
             return "a read-only array"
         return None if array.dtype.isnative else "an array of foreign byte order"
     return None
+
+
+def _foreign_dtype(array: Any) -> str | None:
+    """The dtype of an array of NumPy, where it is one that DLPack does not know."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(array, numpy.ndarray):
+        return None
+    dtype = array.dtype
+    padded = dtype.type in (numpy.longdouble, numpy.clongdouble)
+    return f"of dtype {dtype}" if dtype.kind not in "biufc" or padded else None
+
+
+def check_shareable(name: str, array: Any) -> None:
+    """Refuses what is no array, or one whose elements no native code knows.
+
+    Args:
+        name: Name of the argument, for the message.
+        array: What was given.
+
+    Raises:
+        TypeError: It cannot be shared.
+    """
+    _check_dlpack(name, type(array))
+    foreign = _foreign_dtype(array)
+    if foreign is not None:
+        raise TypeError(f"{name} is {foreign}, which cannot be shared")

@@ -6,6 +6,7 @@ import atexit
 import importlib.metadata
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -113,5 +114,14 @@ def _load_library() -> Module:
 _register_errors()
 LIB = _load_library()
 
-# Threads that are inside a native call when Python exits come back before the interpreter is gone.
-atexit.register(tvm_ffi.get_global_func("my_llm_ffi.begin_exit"))
+
+def _begin_exit() -> None:
+    """Lets threads that are about to come out of native code do so before the interpreter ends."""
+    _native_begin_exit()
+    if len(sys._current_frames()) > 1:
+        time.sleep(_WAY_BACK_S)  # without the GIL; whoever calls us again stays there
+
+
+_WAY_BACK_S = 0.1
+_native_begin_exit = tvm_ffi.get_global_func("my_llm_ffi.begin_exit")
+atexit.register(_begin_exit)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numbers
 import operator
 import os
+from collections.abc import Mapping, Set
 from typing import Any
 
 INT64_MAX = 2**63 - 1
+
+
+def is_too_large(value: Any) -> bool:
+    """Whether an integer does not fit 64 bits."""
+    return type(value) is int and not -INT64_MAX - 1 <= value <= INT64_MAX
 
 
 def as_number(name: str, value: Any) -> float:
@@ -28,6 +34,24 @@ def as_count(name: str, value: Any) -> int:
     if not -INT64_MAX <= count <= INT64_MAX:
         raise OverflowError(f"{name} is {count}, which does not fit 64 bits")
     return count
+
+
+def as_ids(name: str, values: Any, *, expected: str) -> list[int]:
+    """Returns ids of anything with an order, an array too; TypeError naming the argument.
+
+    Args:
+        name: Of the argument.
+        values: What was given.
+        expected: What it should be, for the message.
+    """
+    wrong = isinstance(values, (str, bytes, bytearray, Mapping, Set))
+    try:
+        ids = None if wrong else iter(values)
+    except TypeError:  # an array without dimensions is iterable, and is not
+        ids = None
+    if ids is None:
+        raise TypeError(f"{name} is {type(values).__name__}, expected {expected}")
+    return [as_count(f"an item of {name}", value) for value in ids]
 
 
 def as_range(p0: Any, p1: Any) -> tuple[int, int | None]:

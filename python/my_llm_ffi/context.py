@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any
 
 from . import _ffi_api
-from .checks import as_count, as_path, as_range
+from .checks import as_count, as_ids, as_path, as_range
 
 
-class Batch:
+class Batch(_ffi_api.Wrapper):
     """Tokens of any mix of sequences, computed by one `Context.decode`. One thread at a time."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Batch:
             seq_ids: The sequences that store it; it sees the past of the first one.
             logits: Whether its row of logits is wanted.
         """
-        sequences = [as_count("seq_ids", seq) for seq in seq_ids]
+        sequences = as_ids("seq_ids", seq_ids, expected="sequence ids")
         token, position = as_count("token", token), as_count("position", position)
         self._handle.add(token, position, sequences, bool(logits))
 
@@ -40,7 +40,7 @@ class Batch:
         return int(self._handle.size())
 
 
-class Context:
+class Context(_ffi_api.Wrapper):
     """Sequences in a paged KV cache over a model. Made by `Model.context`.
 
     Used from one thread at a time: a call that comes while another runs raises ``RuntimeError``
@@ -67,7 +67,7 @@ class Context:
         if isinstance(batch, Batch):
             self._handle.decode(batch._handle)
         else:
-            self._handle.decode_tokens([as_count("token", token) for token in batch])
+            self._handle.decode_tokens(as_ids("batch", batch, expected="a Batch or token ids"))
 
     @property
     def logits(self) -> Any:

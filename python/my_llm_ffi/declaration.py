@@ -17,7 +17,7 @@ import tvm_ffi
 
 from . import base as base  # loads the library first
 from . import op_rules
-from .checks import INT64_MAX
+from .checks import is_too_large
 
 PREFIX = "my_llm_ffi."
 DTYPES = {
@@ -155,14 +155,17 @@ class Op:
             raise ValueError(
                 f'{self.name}: {attribute.name} is "{value}", expected one of {listed}'
             )
-        if attribute.kind == "int" and _is_wrong_integer(value):
+        wrong = {"int": _is_wrong_integer, "float": _is_wrong_number}.get(attribute.kind)
+        if wrong is not None and wrong(value):
             raise self.option_error(attribute, value)
 
     def option_error(self, attribute: Attribute, value: Any) -> Exception:
         """The error for an option's value that is of the wrong type, or too large to be given."""
-        if _is_too_large(value):
+        if is_too_large(value):
+            digits = len(f"{abs(value):x}")  # 10**400 has no float, and its decimals take long
+            said = f"{value:.6g}" if digits < 256 else f"an integer of {digits} hexadecimal digits"
             return OverflowError(
-                f"{self.name}: {attribute.name} is {value:.6g}, which does not fit 64 bits"
+                f"{self.name}: {attribute.name} is {said}, which does not fit 64 bits"
             )
         cls = type(value)
         module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
@@ -200,11 +203,12 @@ class Op:
 
 
 def _is_wrong_integer(value: Any) -> bool:
-    return isinstance(value, bool) or not hasattr(value, "__index__") or _is_too_large(value)
+    return isinstance(value, bool) or not hasattr(value, "__index__") or is_too_large(value)
 
 
-def _is_too_large(value: Any) -> bool:
-    return type(value) is int and not -INT64_MAX - 1 <= value <= INT64_MAX
+def _is_wrong_number(value: Any) -> bool:
+    """Others than these are symbols of frameworks, which the op looks at when it is called."""
+    return value is None or isinstance(value, (bool, str)) or is_too_large(value)
 
 
 def _expected(dim: str, tensor: str, sizes: dict[str, Any], by: dict[str, str]) -> str:
@@ -300,7 +304,28 @@ def parse(name: str, signature: str, *, doc: str = "") -> Op:
         _attribute(a.arg, a.annotation, default)
         for a, default in zip(parameters.kwonlyargs, parameters.kw_defaults)
     )
-    return Op(name, inputs, tuple(_outputs(function.returns, first)), attributes, doc, signature)
+    outputs = tuple(_outputs(function.returns, first))
+    _check_likes(name, inputs, outputs)
+    return Op(name, inputs, outputs, attributes, doc, signature)
+
+
+def _check_likes(op: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Refuses dtypes that follow what cannot say them."""
+    before: dict[str, Tensor] = {}
+    for tensor in inputs + outputs:
+        model = before.get(tensor.like or "")
+        if tensor.like is not None and model is None:
+            raise ValueError(
+                f"{op}: bad signature, {tensor.name} is like {tensor.like}, which is no input "
+                "before it"
+            )
+        if tensor.use != "output":
+            before[tensor.name] = tensor
+        elif model is not None and model.optional and not tensor.dtypes:
+            raise ValueError(
+                f"{op}: bad signature, {tensor.name} is like {model.name}, which may be None; "
+                "expected a dtype beside it"
+            )
 
 
 def _split_optional(annotation: ast.expr | None) -> tuple[ast.expr, bool]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ._ffi_api import Wrapper
+
 
 class FinishReason(enum.IntEnum):
     """Why a generation ended."""
@@ -44,7 +46,7 @@ class Generation:
     timings: Timings
 
 
-class TextStream(Iterator[str]):
+class TextStream(Wrapper, Iterator[str]):
     """Pieces of text as they are generated; `result` is whole once the iteration has ended."""
 
     def __init__(self, handle: Any) -> None:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Callable
+from typing import Any, Callable, Literal, overload
 
 from . import _ffi_api
 from .base import call_relaying
-from .checks import as_count, as_number, as_path, as_utf8, goes_on
+from .checks import as_count, as_ids, as_number, as_path, as_utf8, goes_on
 from .context import Context
 from .generation import Generation, TextStream
 from .sampling import Sampler, SamplingParams
@@ -38,7 +38,7 @@ class ModelConfig:
     rope_dims: int
 
 
-class Metadata(Mapping[str, Any]):
+class Metadata(_ffi_api.Wrapper, Mapping[str, Any]):
     """Everything that the file says of itself, read when it is asked for."""
 
     def __init__(self, handle: Any) -> None:
@@ -48,7 +48,7 @@ class Metadata(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         try:
             raw = key.encode()
-        except UnicodeEncodeError:
+        except (AttributeError, UnicodeEncodeError):  # no string, or none that a file can hold
             raise KeyError(key) from None
         return _plain(self._handle.metadata(raw))
 
@@ -72,6 +72,8 @@ def _plain(value: Any) -> Any:
 
 
 def _stop_strings(stop: str | Sequence[str]) -> list[bytes]:
+    if isinstance(stop, (bytes, bytearray, Mapping)) or not isinstance(stop, Iterable):
+        raise TypeError(f"stop is {type(stop).__name__}, expected a string or strings")
     stops = [stop] if isinstance(stop, str) else list(stop)
     for item in stops:
         if not isinstance(item, str):
@@ -79,7 +81,7 @@ def _stop_strings(stop: str | Sequence[str]) -> list[bytes]:
     return [as_utf8("stop", item) for item in stops]
 
 
-class Model:
+class Model(_ffi_api.Wrapper):
     """A model loaded from a GGUF file: immutable, shared by any number of contexts and threads.
 
     Args:
@@ -114,6 +116,8 @@ class Model:
             raise NotImplementedError(f"device is {device!r}: models run on 'cpu' in this version")
         if n_threads is not None and as_count("n_threads", n_threads) < 1:
             raise ValueError(f"n_threads is {n_threads}, expected a count >= 1 or None")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is {type(progress).__name__}, expected a callable or None")
         file, threads = as_path("path", path), n_threads or 0
 
         def load(callback: Any) -> Any:
@@ -232,24 +236,68 @@ class Model:
             prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, n_ctx=n_ctx
         ).finish()
 
+    @overload
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: Literal[False] = False,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: Literal[True],
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> TextStream: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        stream: bool,
+        max_new_tokens: int = 128,
+        sampling: SamplingParams | None = None,
+        stop: str | Sequence[str] = (),
+        n_ctx: int | None = None,
+    ) -> Generation | TextStream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
         stream: bool = False,
         max_new_tokens: int = 128,
         sampling: SamplingParams | None = None,
         stop: str | Sequence[str] = (),
         n_ctx: int | None = None,
     ) -> Generation | TextStream:
-        """Answers a conversation through the file's chat template.
+        """Answers a conversation through a chat template.
 
         Control tokens are those of the template: what a message spells (``<|im_end|>``) is text.
 
         Args:
             messages: ``{"role": …, "content": …}``, oldest first.
             tools: Descriptions of functions, for templates that know them.
+            template: Jinja2 source; None: the file's. It is run in the same sandbox.
             stream: Return a stream of pieces instead of the whole answer.
             max_new_tokens: As in `stream`, like the arguments after it.
             sampling: As in `stream`.
@@ -257,7 +305,8 @@ class Model:
             n_ctx: As in `stream`.
 
         Raises:
-            ValueError: The file has no template, or it fails on these messages, or it looks for
+            TypeError: An argument or a message has the wrong type; it is named.
+            ValueError: There is no template, or it fails on these messages, or it looks for
                 a control token in messages that spell one.
         """
         from .chat import render_chat
@@ -270,7 +319,7 @@ class Model:
 
         def render(messages: Any, tools: Any) -> str:
             return render_chat(
-                vocab.chat_template,
+                vocab.chat_template if template is None else template,
                 messages,
                 tools=tools,
                 bos_token=spelled(vocab.bos_id),
@@ -288,10 +337,8 @@ class Model:
         return pieces if stream else pieces.finish()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        if isinstance(prompt, (bytes, bytearray, Mapping, set)) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt is {type(prompt).__name__}, expected text or token ids")
         if not isinstance(prompt, str):
-            return [as_count("prompt token", token) for token in prompt]
+            return as_ids("prompt", prompt, expected="text or token ids")
         if not prompt:
             raise ValueError("prompt is empty")
         as_utf8(
@@ -300,7 +347,11 @@ class Model:
         return self.vocab.tokenize(prompt, add_special=True, parse_special=True)
 
     def close(self) -> None:
-        """Frees the weights; this model and its contexts raise ``ValueError`` from here on."""
+        """Frees the weights.
+
+        What computes with them, contexts that are there included, and `metadata`, which is the
+        file's, raise ``ValueError`` from here on. `config` and `vocab` stay.
+        """
         self._handle.close()
 
     def __enter__(self) -> Model:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .arrays import Array
+from .arrays import AnyArray, Array
 
 def add_rms_norm(
     x: Array, residual: Array, weight: Array, *, eps: float = 1e-06, out: Array | None = None
@@ -36,10 +36,10 @@ def add_rms_norm(
 
 def apply_penalties(
     logits: Array,
-    tokens: Array,
-    repetition: Array | None = None,
-    frequency: Array | None = None,
-    presence: Array | None = None,
+    tokens: AnyArray,
+    repetition: AnyArray | None = None,
+    frequency: AnyArray | None = None,
+    presence: AnyArray | None = None,
 ) -> None:
     """Makes tokens that were seen less likely, in place.
 
@@ -70,7 +70,9 @@ def apply_penalties(
             gradient.
     """
 
-def apply_token_bitmask(logits: Array, bitmask: Array, mask_rows: Array | None = None) -> None:
+def apply_token_bitmask(
+    logits: Array, bitmask: AnyArray, mask_rows: AnyArray | None = None
+) -> None:
     """Sets logits of tokens that a bitmask forbids to -inf, in place.
 
     Args:
@@ -92,7 +94,7 @@ def apply_token_bitmask(logits: Array, bitmask: Array, mask_rows: Array | None =
             gradient.
     """
 
-def argmax(x: Array, *, out: Array | None = None) -> Array:
+def argmax(x: Array, *, out: AnyArray | None = None) -> AnyArray:
     """Index of the largest element of each row.
 
     The lowest index wins a tie. NaN never wins, unlike in torch and NumPy; a row of NaN alone gives
@@ -119,8 +121,8 @@ def attention(
     q: Array,
     k: Array,
     v: Array,
-    cu_q: Array | None = None,
-    cu_k: Array | None = None,
+    cu_q: AnyArray | None = None,
+    cu_k: AnyArray | None = None,
     *,
     scale: float | None = None,
     causal: bool = True,
@@ -189,8 +191,8 @@ def dequantize(
         "MXFP4",
         "IQ2_XXS",
     ],
-    out: Array | None = None,
-) -> Array:
+    out: AnyArray | None = None,
+) -> AnyArray:
     """Weights of a block format as floats.
 
     The blocks are those of GGUF files (ggml's quantization formats), in float32 bit for bit as
@@ -219,7 +221,7 @@ def dequantize(
 
 def embedding_lookup(
     table: Array,
-    ids: Array,
+    ids: AnyArray,
     *,
     format: Literal[
         "F32",
@@ -242,8 +244,8 @@ def embedding_lookup(
     | None = None,
     packed: bool = False,
     rows: int | None = None,
-    out: Array | None = None,
-) -> Array:
+    out: AnyArray | None = None,
+) -> AnyArray:
     """Rows of a table: ``out[..., :] = table[ids[...], :]``.
 
     A table of floats gives rows of its own dtype, or of float32 where ``out`` is that. A uint8
@@ -313,7 +315,7 @@ def gelu_mul(
             gradient.
     """
 
-def kv_append(k_pages: Array, v_pages: Array, k: Array, v: Array, slots: Array) -> None:
+def kv_append(k_pages: Array, v_pages: Array, k: AnyArray, v: AnyArray, slots: AnyArray) -> None:
     """Writes keys and values to entries of a paged cache, rounded to the pages' dtype.
 
     ``k_pages[p, :, :, e] = k[t]`` and ``v_pages[p, :, e, :] = v[t]`` for page ``p = slots[t] //
@@ -375,7 +377,7 @@ def layer_norm(
 
 def linear(
     x: Array,
-    weight: Array,
+    weight: AnyArray,
     bias: Array | None = None,
     *,
     format: Literal[
@@ -468,13 +470,13 @@ def log_softmax(
 
 def mask_logits(
     logits: Array,
-    bitmask: Array | None = None,
-    mask_rows: Array | None = None,
-    temperature: Array | None = None,
-    ln_min_p: Array | None = None,
+    bitmask: AnyArray | None = None,
+    mask_rows: AnyArray | None = None,
+    temperature: AnyArray | None = None,
+    ln_min_p: AnyArray | None = None,
     *,
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:
+    out: tuple[AnyArray, AnyArray] | None = None,
+) -> tuple[AnyArray, AnyArray]:
     """Masks, scales and cuts rows of logits in place, one row per sequence.
 
     In each row, first tokens that the bitmask forbids become -inf. Then the others are divided by
@@ -539,8 +541,8 @@ def pack_weight(
         "MXFP4",
         "IQ2_XXS",
     ],
-    out: Array | None = None,
-) -> Array:
+    out: AnyArray | None = None,
+) -> AnyArray:
     """A weight in the tiled layout that the CPU's matrix multiplication reads fastest.
 
     The same bytes in another order: groups of 16 rows (the last one padded with rows of zeros),
@@ -570,12 +572,12 @@ def pack_weight(
 
 def paged_attention(
     q: Array,
-    k_pages: Array,
-    v_pages: Array,
-    page_positions: Array,
-    block_table: Array,
-    token_row: Array,
-    token_position: Array,
+    k_pages: AnyArray,
+    v_pages: AnyArray,
+    page_positions: AnyArray,
+    block_table: AnyArray,
+    token_row: AnyArray,
+    token_position: AnyArray,
     *,
     scale: float | None = None,
     window: int | None = None,
@@ -625,7 +627,7 @@ def paged_attention(
             gradient.
     """
 
-def quantize_q8_0(x: Array, *, out: Array | None = None) -> Array:
+def quantize_q8_0(x: Array, *, out: AnyArray | None = None) -> AnyArray:
     """Rows of floats in the format Q8_0: blocks of 32 bytes and a float16 scale.
 
     ``scale = max(abs(block)) / 127`` and ``q = round(block / scale)``, ties away from zero,
@@ -678,8 +680,8 @@ def rms_norm(x: Array, weight: Array, *, eps: float = 1e-06, out: Array | None =
 def rope(
     q: Array,
     k: Array,
-    positions: Array,
-    freq_factors: Array | None = None,
+    positions: AnyArray,
+    freq_factors: AnyArray | None = None,
     *,
     rotary_dims: int | None = None,
     interleaved: bool = False,
@@ -740,14 +742,14 @@ def rope(
 
 def sample(
     logits: Array,
-    uniform: Array,
-    temperature: Array | None = None,
-    top_k: Array | None = None,
-    top_p: Array | None = None,
-    min_p: Array | None = None,
+    uniform: AnyArray,
+    temperature: AnyArray | None = None,
+    top_k: AnyArray | None = None,
+    top_p: AnyArray | None = None,
+    min_p: AnyArray | None = None,
     *,
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:
+    out: tuple[AnyArray, AnyArray] | None = None,
+) -> tuple[AnyArray, AnyArray]:
     """Draws one token for each row, by uniform numbers that the caller draws.
 
     In each row the logits are divided by the temperature; then `top_k` keeps the k best tokens,
@@ -842,7 +844,7 @@ def softmax(
             gradient.
     """
 
-def top_k(x: Array, *, k: int, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
+def top_k(x: Array, *, k: int, out: tuple[Array, AnyArray] | None = None) -> tuple[Array, AnyArray]:
     """The k largest elements of each row, the largest first, and their indices.
 
     Of equals, 0 and -0 too, the lowest index comes first. NaN comes last, after -inf.

@@ -109,7 +109,7 @@ def stub_file(ops: Sequence[Op]) -> str:
         "",
         "from typing import Literal",
         "",
-        "from .arrays import Array",
+        "from .arrays import AnyArray, Array",
         "",
     ]
     return "\n".join(lines) + "".join(f"\n{render.stub(op)}" for op in ops)

@@ -123,7 +123,7 @@ def annotation(attribute: Attribute) -> str:
 
 def parameters(op: Op) -> list[str]:
     """Parameters of the function, as Python writes them."""
-    listed = [f"{t.name}: Array{' | None = None' * t.optional}" for t in op.inputs]
+    listed = [f"{t.name}: {_array(op, t)}{' | None = None' * t.optional}" for t in op.inputs]
     options = []
     for a in op.attributes:
         default = "" if a.default is REQUIRED else f" = {a.default!r}".replace("'", '"')
@@ -137,9 +137,15 @@ def result(op: Op) -> str:
     """Return type of the function."""
     if not op.outputs:
         return "None"
-    if len(op.outputs) == 1:
-        return "Array"
-    return f"tuple[{', '.join(['Array'] * len(op.outputs))}]"
+    arrays = [_array(op, o) for o in op.outputs]
+    return arrays[0] if len(arrays) == 1 else f"tuple[{', '.join(arrays)}]"
+
+
+def _array(op: Op, tensor: Tensor) -> str:
+    """Type of a tensor: that of the first one where the dtype is the same in every call."""
+    first = op.inputs[0].name
+    same = tensor.name == first or (tensor.like == first and not tensor.dtypes)
+    return "Array" if same else "AnyArray"
 
 
 def head(op: Op) -> str:
@@ -174,13 +180,13 @@ def _check(op: str, name: str, *, optional: bool = False) -> str:
     return f"    if {given}type({name}) not in _known:\n        {checked}\n"
 
 
-def _check_integers(op: Op) -> str:
-    """Identities, because type() costs a call; ops without integers pay nothing."""
+def _check_numbers(op: Op) -> str:
+    """Identities, because type() costs a call; ops without numbers pay nothing."""
     return "".join(
         f"    if {a.name} is True or {a.name} is False:\n"
         f"        _refuse_bool(_op, {a.name!r}, {a.name})\n"
         for a in op.attributes
-        if a.kind == "int"
+        if a.kind in ("int", "float")
     )
 
 
@@ -209,10 +215,31 @@ def _new(op: Op, out: Tensor) -> str:
         shape = f"{first.name}.shape"
     else:
         shape = f"({''.join(f'{_size(op, dim)}, ' for dim in out.dims)})"
-    dtype = "" if out.like == first.name else f", {out.dtypes[0]!r}"
-    if out.like == first.name and out.dtypes:  # holds bytes of a weight format, or floats
-        dtype = f", {out.dtypes[0]!r} if format is not None else None"
-    return f"_new({op.name!r}, {first.name}, {shape}{dtype})"
+    dtype = _dtype(op, out)
+    return f"_new({op.name!r}, {first.name}, {shape}{f', {dtype}' if dtype != 'None' else ''})"
+
+
+def _dtype(op: Op, out: Tensor) -> str:
+    """An expression for the dtype of an output, as `output_dtype` has it; None: the first's."""
+    if out.like is None:
+        return repr(out.dtypes[0])
+    inputs = {t.name: t for t in op.inputs}
+    like = "None" if out.like == op.inputs[0].name else f"_dtype_name({out.like})"
+    if not out.dtypes:
+        return like
+    others = [f"{out.like} is None"] if inputs[out.like].optional else []
+    if _may_hold_bytes(inputs, out.like):
+        has_format = any(a.name == "format" for a in op.attributes)  # given for bytes alone
+        others.append("format is not None" if has_format else f"_dtype_name({out.like}) == 'uint8'")
+    return f"{out.dtypes[0]!r} if {' or '.join(others)} else {like}" if others else like
+
+
+def _may_hold_bytes(inputs: dict[str, Tensor], name: str) -> bool:
+    """Whether an input may be the bytes of a weight format."""
+    tensor = inputs[name]
+    return "uint8" in tensor.dtypes or (
+        tensor.like is not None and _may_hold_bytes(inputs, tensor.like)
+    )
 
 
 def _allocation(op: Op) -> str:
@@ -254,7 +281,7 @@ def source(op: Op) -> str:
     return (
         f'{head(op)}\n    """{text}\n    """\n'
         + "".join(_check(op.name, t.name, optional=t.optional) for t in op.inputs)
-        + _check_integers(op)
+        + _check_numbers(op)
         + f"    if _torch_seen:\n        _check_torch({op.name!r}, {seen})\n"
         + _allocation(op)
         + f"    try:\n        _native({arguments})\n"
@@ -281,6 +308,7 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_torch_seen": arrays.torch_seen,
         "_check": arrays.check_array,
         "_new": arrays.new,
+        "_dtype_name": arrays.dtype_name,
         "_block_of": block_of,
         "_SIZE_ERRORS": (
             *(AttributeError, IndexError, MemoryError),
@@ -290,7 +318,7 @@ def compile_op(op: Op) -> Callable[..., Any]:
         "_explain": arrays.explain,
         "_refuse_bool": arrays.refuse_bool,
         "_check_torch": arrays.check_torch,
-        "_EXPLAINED": (TypeError, BufferError, RuntimeError),
+        "_EXPLAINED": (TypeError, BufferError, OverflowError, RuntimeError),
     }
     exec(compile("from __future__ import annotations\n" + code, name, "exec"), scope)
     linecache.cache[name] = (len(code), None, ("\n" + code).splitlines(keepends=True), name)

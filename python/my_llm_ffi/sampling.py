@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _ffi_api
+from .arrays import check_shareable
 from .checks import as_count, as_number
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Draw(Stage):
         handle.add_draw(None if self.seed is None else as_count("seed", self.seed))
 
 
-class Sampler:
+class Sampler(_ffi_api.Wrapper):
     """Stages, applied in the order of the list. One thread at a time.
 
     Raises:
@@ -134,6 +135,8 @@ class Sampler:
 
     def __init__(self, stages: Sequence[Stage] = ()) -> None:
         self._handle: Any = _ffi_api.Sampler.create()
+        if not isinstance(stages, Iterable):
+            raise TypeError(f"stages is {type(stages).__name__}, expected stages of a sampler")
         for stage in stages:
             if not isinstance(stage, Stage):
                 raise TypeError(f"stages: {type(stage).__name__} is not a stage of a sampler")
@@ -147,6 +150,8 @@ class Sampler:
     @classmethod
     def from_params(cls, params: SamplingParams) -> Sampler:
         """Returns a fresh sampler with the stages of ``params`` in their fixed order."""
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"params is {type(params).__name__}, expected SamplingParams")
         return cls(params.stages())
 
     def sample(self, ctx: Context, index: int = -1) -> int:
@@ -156,14 +161,20 @@ class Sampler:
             IndexError: The last decode gave no such row.
             ValueError: No token is left with a logit above -inf.
         """
+        from .context import Context
+
+        if not isinstance(ctx, Context):
+            raise TypeError(f"ctx is {type(ctx).__name__}, expected a Context")
         return int(self._handle.sample(ctx._handle, as_count("index", index)))
 
     def sample_logits(self, logits: Any) -> int:
         """Samples one row ``[n_vocab]`` float32 on the CPU, without accepting the token."""
+        check_shareable("logits", logits)
         return int(self._handle.sample_logits(logits))
 
     def probabilities(self, logits: Any) -> tuple[list[int], list[float]]:
         """Returns what a draw would choose from: ids and probabilities, best first."""
+        check_shareable("logits", logits)
         ids, probabilities = self._handle.probabilities(logits)
         return list(ids), list(probabilities)
 
@@ -213,7 +224,11 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
-        self.stages()  # checks every value
+        if as_count("penalty_last_n", self.penalty_last_n) < -1:
+            raise ValueError(
+                f"penalty_last_n is {self.penalty_last_n}, expected a count, or -1 for all"
+            )
+        self.stages()  # checks the others
 
     def stages(self) -> list[Stage]:
         """Returns what a sampler of these parameters is made of."""

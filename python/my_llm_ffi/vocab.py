@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import _ffi_api
-from .checks import as_count, as_path, as_utf8
+from .checks import as_count, as_ids, as_path, as_utf8
 
 
-class StreamDecoder:
+class StreamDecoder(_ffi_api.Wrapper):
     """Turns ids into text as they come, never splitting a character. Made by `Vocab.decoder`."""
 
     def __init__(self, handle: Any) -> None:
@@ -29,7 +29,7 @@ class StreamDecoder:
         return str(self._handle.finish())
 
 
-class Vocab:
+class Vocab(_ffi_api.Wrapper):
     """The vocabulary of a model: immutable, usable from any thread at once.
 
     Comes from `Model.vocab` or `Vocab.from_file`.
@@ -74,7 +74,7 @@ class Vocab:
         Raises:
             IndexError: An id is out of range.
         """
-        tokens = [as_count("token", token) for token in ids]
+        tokens = as_ids("ids", ids, expected="token ids")
         raw: bytes = self._handle.detokenize(tokens, bool(skip_special))
         return raw.decode("utf-8", "replace")
 

@@ -1,6 +1,7 @@
 // Ctrl-C and the end of the interpreter in long native work. Counterpart: interrupt.h.
 #include "base/interrupt.h"
 
+#include <dlfcn.h>
 #include <sys/syscall.h>
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/tvm_ffi.h>
@@ -8,6 +9,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <initializer_list>
 #include <thread>
 
 namespace mlf {
@@ -16,14 +18,34 @@ namespace {
 namespace refl = tvm::ffi::reflection;
 using std::chrono::milliseconds;
 
-std::atomic<bool> exiting{false};
 std::atomic<int> long_calls{0};
-std::atomic<bool> other_threads_called{false};
 
 bool OnMainThread() { return syscall(SYS_gettid) == getpid(); }
 
 void ThrowWhenExiting() {
-  if (exiting.load() && !OnMainThread()) TVM_FFI_THROW(RuntimeError) << "Python is exiting";
+  if (ExitGate::exiting.load() && !OnMainThread())
+    TVM_FFI_THROW(RuntimeError) << "Python is exiting";
+}
+
+/// A function of the Python that is in this process, null where there is none.
+template <typename Fn>
+Fn* OfPython(std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (void* found = dlsym(RTLD_DEFAULT, name)) return reinterpret_cast<Fn*>(found);
+  }
+  return nullptr;
+}
+
+/// May be asked without the GIL. The name had an underscore before 3.13.
+bool Finalizing() {
+  static const auto fn = OfPython<int()>({"Py_IsFinalizing", "_Py_IsFinalizing"});
+  return fn != nullptr && fn() != 0;
+}
+
+/// Whether this thread may hold the GIL. May be asked without it.
+bool IsPythons() {
+  static const auto fn = OfPython<void*()>({"PyGILState_GetThisThreadState"});
+  return fn != nullptr && fn() != nullptr;
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() { refl::GlobalDef().def("my_llm_ffi.begin_exit", BeginExit); }
@@ -31,19 +53,29 @@ TVM_FFI_STATIC_INIT_BLOCK() { refl::GlobalDef().def("my_llm_ffi.begin_exit", Beg
 }  // namespace
 
 void BeginExit() {
-  // After the last call the other threads still have their way back into Python, and to their end.
-  constexpr milliseconds kStep{5}, kSettled{100}, kLongest{1000};
-  exiting.store(true);
-  if (!other_threads_called.load()) return;
-  milliseconds settled{0};
-  for (milliseconds waited{0}; settled < kSettled && waited < kLongest; waited += kStep) {
+  constexpr milliseconds kStep{5}, kLongest{1000};
+  ExitGate::exiting.store(true);
+  for (milliseconds waited{0}; long_calls.load() > 0 && waited < kLongest; waited += kStep) {
     std::this_thread::sleep_for(kStep);
-    settled = long_calls.load() > 0 ? milliseconds{0} : settled + kStep;
   }
 }
 
+void ExitGate::Stay() noexcept {
+  if (OnMainThread() || !IsPythons()) return;
+  // Who registered with atexit before us may wait for this thread; then it goes on.
+  constexpr milliseconds kStep{5}, kPatience{500};
+  for (milliseconds waited{0}; waited < kPatience; waited += kStep) {
+    while (Finalizing()) pause();
+    std::this_thread::sleep_for(kStep);
+  }
+}
+
+void ExitGate::Enter() {
+  Stay();
+  ThrowWhenExiting();
+}
+
 LongCall::LongCall() {
-  if (!OnMainThread()) other_threads_called.store(true, std::memory_order_relaxed);
   ++long_calls;
   try {
     ThrowWhenExiting();

@@ -2,6 +2,7 @@
 #pragma once
 #include <time.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,12 +19,36 @@ class HoldInterrupts {
   static inline thread_local int held = 0;
 };
 
-/// Work of other threads than the main one ends as soon as it polls. Registered as
-/// my_llm_ffi.begin_exit and called when Python begins to exit. Returns when there has been no
-/// LongCall for a while, after a second at most, and at once where only the main thread ever made
-/// one. Without it a daemon thread would come back from its call into an interpreter that is gone,
-/// which ends the thread inside tvm-ffi's frames and with it the process.
+/// Work of other threads than the main one ends as soon as it polls, and ExitGate lets no thread of
+/// Python back. Registered as my_llm_ffi.begin_exit and called when Python begins to exit. Returns
+/// when there is no LongCall left, after a second at most.
 void BeginExit();
+
+/// Stands around the call of every registered function. tvm-ffi takes the GIL when a call returns;
+/// after the interpreter is gone, CPython ends a thread that does so, inside tvm-ffi's frames, and
+/// with it the process. Hence a daemon thread stays in here once Python exits, as CPython's own do
+/// from 3.14 on. Costs two loads before that.
+class ExitGate {
+ public:
+  /// RuntimeError when Python has begun to exit and does not come to its end: it may be waiting for
+  /// this thread.
+  ExitGate() {
+    if (exiting.load(std::memory_order_relaxed)) [[unlikely]]
+      Enter();
+  }
+  ~ExitGate() {
+    if (exiting.load(std::memory_order_relaxed)) [[unlikely]]
+      Stay();
+  }
+  ExitGate(const ExitGate&) = delete;
+  ExitGate& operator=(const ExitGate&) = delete;
+
+  static inline std::atomic<bool> exiting{false};
+
+ private:
+  static void Enter();
+  static void Stay() noexcept;
+};
 
 /// One that lives marks a call which BeginExit waits for. RuntimeError once the exit began.
 class LongCall {

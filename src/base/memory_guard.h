@@ -1,4 +1,4 @@
-// Registered functions whose failures to allocate arrive as MemoryError.
+// Registered functions: failures to allocate arrive as MemoryError, and exits of Python are met.
 #pragma once
 #include <tvm/ffi/tvm_ffi.h>
 
@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include "base/interrupt.h"
 
 namespace mlf {
 
@@ -36,6 +38,7 @@ struct MemoryGuardOf<R (*)(A...)> {
   template <typename Fn>
   static auto Wrap(std::string call, Fn fn) {
     return [call = std::move(call), fn = std::move(fn)](A... args) -> R {
+      const ExitGate gate;
       return WithMemoryErrors(call, [&]() -> R { return fn(std::forward<A>(args)...); });
     };
   }

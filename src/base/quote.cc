@@ -1,7 +1,8 @@
-// Untrusted bytes made fit for an error message. Counterpart: quote.h.
+// Untrusted bytes and numbers made fit for an error message. Counterpart: quote.h.
 #include "base/quote.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 
 namespace mlf {
@@ -78,5 +79,12 @@ std::string Quoted(std::string_view text, size_t max_bytes) {
   if (done < text.size()) out += "… (" + std::to_string(text.size()) + " bytes)";
   return out;
 }
+
+std::string Shortest(double number) {
+  char text[32];  // a sign, 17 digits, a point and an exponent
+  return {text, std::to_chars(text, text + sizeof(text), number).ptr};
+}
+
+std::string Shortest(int64_t number) { return std::to_string(number); }
 
 }  // namespace mlf

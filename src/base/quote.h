@@ -1,6 +1,7 @@
-// Untrusted bytes made fit for an error message. Counterpart: quote.cc.
+// Untrusted bytes and numbers made fit for an error message. Counterpart: quote.cc.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -16,5 +17,10 @@ bool IsUtf8(std::string_view text);
 /// escaped, because Python refuses a message that does not decode; what exceeds max_bytes is cut
 /// and counted.
 std::string Quoted(std::string_view text, size_t max_bytes = 80);
+
+/// The shortest text that reads back as `number`: streams round, and show 1.0000001 as 1.
+std::string Shortest(double number);
+/// All digits: streams show a double of a million as 1e+06.
+std::string Shortest(int64_t number);
 
 }  // namespace mlf

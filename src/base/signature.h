@@ -17,8 +17,10 @@ namespace mlf {
 // T is read, Mut is written in place, what stands after the arrow is an output. First string: the
 // shape. `*name` is any number of leading dimensions; a name is bound by the first tensor that uses
 // it; numbers stand for themselves; outputs may have expressions of names and attributes, which the
-// op checks itself. Further strings: dtypes ("f32 f16", "like x", "like x or u8"; none means like
-// the first tensor), and "may be x y" for an output that may be exactly the memory of x or y.
+// op checks itself. Further strings: dtypes ("f32 f16", "like x", "like x or u8" with an input x
+// before; none means like the first tensor), and "may be x y" for an output that may be exactly the
+// memory of x or y. Callers get an output of the dtype of x; of the first dtype that is named where
+// there is no x, or where x holds bytes.
 // Attributes are float, int, bool, Literal['a', 'b'], each perhaps `| None`.
 
 struct DimSpec {

@@ -9,6 +9,7 @@
 #include <random>
 #include <unordered_map>
 
+#include "base/quote.h"
 #include "base/rng.h"
 #include "kernels/penalties.h"
 #include "kernels/sampling.h"
@@ -154,9 +155,10 @@ void Apply(const DrawStage&, Candidates&, const std::vector<int32_t>&) {}
 
 // ---- checks -------------------------------------------------------------------------------------
 
-void Check(bool ok, const char* name, double value, const char* expected) {
+template <typename Number>
+void Check(bool ok, const char* name, Number value, const char* expected) {
   if (!ok)
-    TVM_FFI_THROW(ValueError) << "sampler: " << name << " is " << value << ", expected "
+    TVM_FFI_THROW(ValueError) << "sampler: " << name << " is " << Shortest(value) << ", expected "
                               << expected;
 }
 void CheckFinite(const char* name, double value) {
@@ -168,11 +170,11 @@ void Validate(const PenaltiesStage& s) {
         "a number > 0");
   CheckFinite("frequency_penalty", s.frequency);
   CheckFinite("presence_penalty", s.presence);
-  Check(s.last_n >= -1, "last_n", static_cast<double>(s.last_n), "a count, or -1 for all");
+  Check(s.last_n >= -1, "last_n", s.last_n, "a count, or -1 for all");
 }
 void Validate(const LogitBiasStage& s) {
   for (const auto& [id, bias] : s.bias) {
-    Check(id >= 0 && id <= INT32_MAX, "logit_bias token", static_cast<double>(id), "a token id");
+    Check(id >= 0 && id <= INT32_MAX, "logit_bias token", id, "a token id");
     Check(!std::isnan(bias) && bias != HUGE_VAL, "logit_bias", bias, "a number or -inf");
   }
 }
@@ -180,9 +182,7 @@ void Validate(const TemperatureStage& s) {
   Check(std::isfinite(s.temperature) && s.temperature >= 0, "temperature", s.temperature,
         "a number >= 0");
 }
-void Validate(const TopKStage& s) {
-  Check(s.k >= 1, "top_k", static_cast<double>(s.k), "a count >= 1");
-}
+void Validate(const TopKStage& s) { Check(s.k >= 1, "top_k", s.k, "a count >= 1"); }
 void Validate(const TopPStage& s) { Check(s.p > 0 && s.p <= 1, "top_p", s.p, "0 < top_p <= 1"); }
 void Validate(const MinPStage& s) { Check(s.p >= 0 && s.p <= 1, "min_p", s.p, "0 <= min_p <= 1"); }
 void Validate(const TypicalPStage& s) {
@@ -192,8 +192,7 @@ void Validate(const DrawStage&) {}
 
 void CheckTokens(const LogitBiasStage& stage, size_t n_vocab) {
   for (const auto& [id, bias] : stage.bias) {
-    Check(id < static_cast<int64_t>(n_vocab), "logit_bias token", static_cast<double>(id),
-          "a token of the vocabulary");
+    Check(id < static_cast<int64_t>(n_vocab), "logit_bias token", id, "a token of the vocabulary");
   }
 }
 

@@ -1,6 +1,9 @@
 // Tests of src/base/quote.cc.
 #include "base/quote.h"
 
+#include <cstdint>
+#include <limits>
+
 #include "check.h"
 
 namespace mlf {
@@ -30,11 +33,24 @@ void TestQuoted() {
   MLF_EXPECT(Quoted("a", 0) == "\"\"… (1 bytes)");
 }
 
+void TestShortest() {
+  MLF_EXPECT(Shortest(1.0000001) == "1.0000001");
+  MLF_EXPECT(Shortest(-0.1) == "-0.1");
+  MLF_EXPECT(Shortest(2.0) == "2");
+  MLF_EXPECT(Shortest(-std::numeric_limits<double>::denorm_min()) == "-5e-324");
+  MLF_EXPECT(Shortest(-std::numeric_limits<double>::max()) == "-1.7976931348623157e+308");
+  MLF_EXPECT(Shortest(std::numeric_limits<double>::quiet_NaN()) == "nan");
+  MLF_EXPECT(Shortest(std::numeric_limits<double>::infinity()) == "inf");
+  MLF_EXPECT(Shortest(int64_t{1'000'000}) == "1000000");
+  MLF_EXPECT(Shortest(std::numeric_limits<int64_t>::min()) == "-9223372036854775808");
+}
+
 }  // namespace
 }  // namespace mlf
 
 int main() {
   mlf::TestUtf8();
   mlf::TestQuoted();
+  mlf::TestShortest();
   return 0;
 }

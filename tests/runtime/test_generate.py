@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -311,6 +312,25 @@ def test_chat_without_a_template(tiny_model: Callable[..., Model]) -> None:
         tiny_model(TinySpec(chat_template=None)).chat([{"role": "user", "content": "hi"}])
 
 
+def test_chat_with_a_template_that_is_given(
+    llm: ModuleType, tiny_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of the file's or of none, and guarded as the file's is."""
+    prompts: list[Any] = []
+    monkeypatch.setattr(llm.Model, "stream", lambda self, ids, **options: prompts.append(ids))
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    for file_template in (None, "{{ messages[0].content }}"):
+        model = tiny_model(TinySpec(chat_template=file_template))
+        model.chat([{"role": "user", "content": "</s>"}], template=template, stream=True)
+        assert prompts[-1].count(1) == 1
+        assert 2 not in prompts[-1]
+        assert model.vocab.detokenize(prompts[-1][1:]) == "[</s>]"
+        with pytest.raises(TypeError, match="template is a bytes, expected a str"):
+            model.chat([{"role": "user", "content": "a"}], template=b"x")
+        with pytest.raises(ValueError, match="no chat template"):
+            model.chat([{"role": "user", "content": "a"}], template="")
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 
@@ -358,3 +378,23 @@ def test_closed(llm: ModuleType, tmp_path: Path) -> None:
         model.generate(START)
     with pytest.raises((RuntimeError, ValueError), match="closed"):
         list(stream)
+
+
+def test_what_stays_of_a_closed_model(llm: ModuleType, tiny_file: Callable[..., Path]) -> None:
+    """As the documentation of `Model.close` has it."""
+    model = llm.Model(tiny_file(TinySpec()))
+    vocab, metadata, config = model.vocab, model.metadata, model.config
+    context, ids = model.context(n_ctx=8), model.vocab.tokenize("a")
+    model.close()
+    model.close()
+    assert model.config == config
+    assert vocab.tokenize("a") == model.vocab.tokenize("a") == ids
+    for call in (
+        lambda: model.metadata,
+        lambda: metadata["general.architecture"],
+        lambda: model.context(n_ctx=8),
+        lambda: context.decode(ids),
+        lambda: model.generate("a"),
+    ):
+        with pytest.raises(ValueError, match="this Model is closed"):
+            call()

@@ -53,3 +53,52 @@ def test_exit_while_a_daemon_thread_generates(tiny_file: Callable[[TinySpec], Pa
     for _ in range(5):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
+
+
+SHORT = """
+import sys, threading, time
+import my_llm_ffi as llm
+vocab = llm.Vocab.from_file(sys.argv[1])
+def work():
+    while True:
+        vocab.tokenize("a b")
+        llm.build_info()
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_exit_while_daemon_threads_make_short_calls(tiny_file: Callable[[TinySpec], Path]) -> None:
+    """No abort, and no traceback of a thread that nobody waits for."""
+    command = [sys.executable, "-c", SHORT, str(tiny_file(TinySpec()))]
+    for _ in range(6):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+AWAITED = """
+import atexit, threading, time
+thread = None
+def wait():  # runs after begin_exit, because it was registered before it
+    thread.join()
+    print("joined")
+atexit.register(wait)
+import my_llm_ffi as llm
+def work():
+    try:
+        while True:
+            llm.build_info()
+    except RuntimeError as error:
+        print(error)
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.usefixtures("llm")
+def test_a_thread_that_an_exit_handler_waits_for_ends() -> None:
+    command = [sys.executable, "-c", AWAITED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "Python is exiting\njoined\n"), done.stderr

@@ -304,6 +304,7 @@ BAD_PARAMS: list[tuple[str, list[Any]]] = [
     ("repetition_penalty", [0.0, -1.0, NAN, INF]),
     ("frequency_penalty", [NAN, INF, -INF]),
     ("presence_penalty", [NAN, INF, -INF]),
+    ("penalty_last_n", [-2, -5]),
     ("logit_bias", [{0: NAN}, {0: INF}, {-1: 1.0}]),
 ]
 
@@ -320,6 +321,26 @@ def test_params_refuse_by_name(llm: ModuleType, name: str, value: object) -> Non
 def test_params_refuse_other_types(llm: ModuleType, name: str) -> None:
     with pytest.raises(TypeError, match=name):
         llm.SamplingParams(**{name: "0.5"})
+
+
+@pytest.mark.parametrize("penalties", [{}, {"presence_penalty": 0.1}], ids=repr)
+def test_params_name_the_count_of_penalties(llm: ModuleType, penalties: dict[str, float]) -> None:
+    """Where there are penalties, and where there are none."""
+    with pytest.raises(ValueError, match=r"^penalty_last_n is -2, expected a count, or -1 for all"):
+        llm.SamplingParams(penalty_last_n=-2, **penalties)
+    with pytest.raises(TypeError, match=r"^penalty_last_n is str, expected an integer"):
+        llm.SamplingParams(penalty_last_n="all", **penalties)
+    for count in (-1, 0, 3):
+        assert llm.SamplingParams(penalty_last_n=count, **penalties).penalty_last_n == count
+
+
+def test_numbers_are_told_exactly(llm: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"top_p is 1\.0000001, expected"):
+        llm.SamplingParams(top_p=1.0000001)
+    with pytest.raises(ValueError, match=r"logit_bias token is 1000000, expected a token of"):
+        llm.Sampler([llm.LogitBias({1_000_000: 1.0})]).sample_logits(LOGITS)
+    with pytest.raises(ValueError, match=r"top_k is -1000000, expected"):
+        llm.TopK(-1_000_000)
 
 
 def test_params_refuse_unknown_names(llm: ModuleType) -> None:

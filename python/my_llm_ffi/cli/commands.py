@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import codecs
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from ..checks import as_path
 from ..fetch import KNOWN_MODELS, fetch_model
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..limits import Limits
 
 _LISTED_ITEMS = 8  # of a metadata array
+_WIDEST_KEY = 48
+_SIZES = "architecture n_layers n_embd n_heads n_kv_heads n_ctx_train n_vocab".split()
 
 
 class UsageError(Exception):
@@ -49,6 +52,8 @@ def generate(args: argparse.Namespace) -> int:
         options["n_ctx"] = args.n_ctx
     with _load(args.model, args.threads) as model:
         if args.chat:
+            if not model.vocab.chat_template:
+                raise UsageError(f"{args.model} has no chat template: leave --chat out")
             system = [] if args.system is None else [{"role": "system", "content": args.system}]
             messages = [*system, {"role": "user", "content": prompt}]
             stream = model.chat(messages, stream=True, **options)
@@ -89,25 +94,27 @@ def info(args: argparse.Namespace) -> int:
     path = _model_path(args.model)
     facts: dict[str, Any] = {"file": str(path), "size_bytes": path.stat().st_size}
     file = _ffi_api.Gguf.open(as_path("path", path))
-    if file.n_tensors() == 0:
-        says: Mapping[str, Any] = Metadata(file)
+    weights = "none: a vocabulary only"
+    if n_tensors := file.n_tensors():
+        try:
+            with llm.Model(path, repack=False) as model:  # as it is: nothing is computed with it
+                facts.update({name: getattr(model.config, name) for name in _SIZES})
+                facts["chat_template"] = bool(model.vocab.chat_template)
+                metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
+            weights = ""
+        except NotImplementedError as error:
+            weights = f"{n_tensors} tensors, which do not load: {error}"
+    if weights:
+        says = Metadata(file)
         facts["architecture"] = says.get("general.architecture")
         facts["n_vocab"] = len(says.get("tokenizer.ggml.tokens", ()))
         facts["chat_template"] = bool(says.get("tokenizer.chat_template"))
-        facts["weights"] = "none: a vocabulary only"
+        facts["weights"] = weights
         metadata = {key: _short(value, args.json) for key, value in says.items()}
-    else:
-        names = "architecture n_layers n_embd n_heads n_kv_heads n_ctx_train n_vocab".split()
-        with llm.Model(path, repack=False) as model:  # as it is: nothing is computed with it
-            facts.update({name: getattr(model.config, name) for name in names})
-            facts["chat_template"] = bool(model.vocab.chat_template)
-            metadata = {key: _short(value, args.json) for key, value in model.metadata.items()}
     if args.json:
         _write_json({**facts, "metadata": metadata}, indent=2)
-        return 0
-    width = max(map(len, [*facts, *metadata]))
-    _write("".join(f"{key:<{width}}  {value}\n" for key, value in facts.items()))
-    _write("\n" + "".join(f"{key:<{width}}  {value}\n" for key, value in metadata.items()))
+    else:
+        _write("\n".join(_columns(facts, metadata)))
     return 0
 
 
@@ -221,9 +228,42 @@ def _write(text: str) -> None:
 
 
 def _write_json(value: Any, indent: int | None = None) -> None:
-    """Escapes that are JSON's own where the encoding of stdout may lack a character."""
+    """Escapes that are JSON's own where the encoding of stdout may lack a character.
+
+    So are those of characters that a terminal would obey; they stand inside of strings only.
+    """
     is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
-    _write(json.dumps(value, ensure_ascii=not is_utf8, indent=indent) + "\n")
+    text = json.dumps(_finite(value), ensure_ascii=not is_utf8, indent=indent, allow_nan=False)
+    _write(_printable(text, lambda c: c if c == "\n" else json.dumps(c)[1:-1]) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value without infinities and NaN, which JSON has not: they become strings."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _printable(text: str, escape: Callable[[str], str]) -> str:
+    """Text of whoever made a file may hold what a terminal obeys: colours, titles, directions."""
+    return (
+        text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
+    )
+
+
+def _columns(*tables: Mapping[str, Any]) -> list[str]:
+    """Keys and values, one pair a line, of tables that stand below each other."""
+
+    def shown(value: Any) -> str:
+        return _printable(str(value), lambda c: c.encode("unicode_escape").decode())
+
+    texts = [[(shown(key), shown(value)) for key, value in rows.items()] for rows in tables]
+    width = min(max(len(key) for rows in texts for key, _ in rows), _WIDEST_KEY)
+    return ["".join(f"{key:<{width}}  {value}\n" for key, value in rows) for rows in texts]
 
 
 def _timings(result: Any) -> str:
