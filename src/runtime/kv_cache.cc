@@ -16,24 +16,41 @@ constexpr int32_t kEmpty = -1;
 
 bool Within(int32_t position, int32_t p0, int32_t p1) { return position >= p0 && position < p1; }
 
+int64_t DefaultPages(int64_t n_ctx, int64_t n_seq_max) {
+  return (n_ctx + kPageSize - 1) / kPageSize + n_seq_max;
+}
+
+/// What the memory is for, as messages begin.
+std::string Purpose(const CacheShape& shape, DLDataType dtype) {
+  std::string text = "a KV cache of n_ctx=" + std::to_string(shape.n_ctx) +
+                     " entries, n_seq_max=" + std::to_string(shape.n_seq_max);
+  if (shape.n_pages != DefaultPages(shape.n_ctx, shape.n_seq_max))
+    text += ", n_pages=" + std::to_string(shape.n_pages);
+  return text + ", " + DtypeName(dtype);
+}
+
+/// Entries of a page up to its last that is not empty.
+int64_t UsedOf(const int32_t* positions) {
+  int64_t n = kPageSize;
+  while (n > 0 && positions[n - 1] == kEmpty) --n;
+  return n;
+}
+
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DLDataType dtype)
-    : config_(config),
-      dtype_(dtype),
-      n_ctx_(n_ctx),
-      n_pages_((n_ctx + kPageSize - 1) / kPageSize + n_seq_max) {
-  const int64_t layer_bytes = n_pages_ * config.kv_dim() * kPageSize * DtypeBytes(dtype);
+    : KvCache(config, CacheShape{n_ctx, n_seq_max, DefaultPages(n_ctx, n_seq_max)}, dtype) {}
+
+KvCache::KvCache(const ModelConfig& config, const CacheShape& shape, DLDataType dtype)
+    : config_(config), dtype_(dtype), n_ctx_(shape.n_ctx), n_pages_(shape.n_pages) {
+  const std::string purpose = Purpose(shape, dtype);
+  const double bytes = 2.0 * config.n_layers * config.kv_dim() * kPageSize * DtypeBytes(dtype) *
+                       static_cast<double>(n_pages_);
   constexpr double kMaxBytes =
-      0x1p48;  // the address space; beyond it the products above have lost their meaning
-  if (2.0 * config.n_layers * n_pages_ * config.kv_dim() * kPageSize * DtypeBytes(dtype) >
-      kMaxBytes) {
-    TVM_FFI_THROW(MemoryError) << "a KV cache of n_ctx=" << n_ctx
-                               << " entries does not fit the address space";
-  }
-  const std::string purpose = "a KV cache of n_ctx=" + std::to_string(n_ctx) +
-                              " entries, n_seq_max=" + std::to_string(n_seq_max) + ", " +
-                              DtypeName(dtype);
+      0x1p48;  // the address space; beyond it the product below would have lost its meaning
+  if (bytes > kMaxBytes || n_pages_ > INT32_MAX)
+    TVM_FFI_THROW(MemoryError) << purpose << " does not fit the address space";
+  const int64_t layer_bytes = n_pages_ * config.kv_dim() * kPageSize * DtypeBytes(dtype);
   data_ = Buffer::For(purpose, 2 * config.n_layers * layer_bytes);
   positions_ = Buffer::For(purpose, n_pages_ * kPageSize * static_cast<int64_t>(sizeof(int32_t)));
   for (int64_t i = 0; i < config.n_layers; ++i) {
@@ -43,7 +60,10 @@ KvCache::KvCache(const ModelConfig& config, int64_t n_ctx, int64_t n_seq_max, DL
          ArrayView(k + layer_bytes, dtype,
                    {n_pages_, config.n_kv_heads, kPageSize, config.head_dim})});
   }
-  sequences_.resize(n_seq_max);
+  // So that pages change hands where memory is out.
+  owners_.reserve(n_pages_);
+  free_.reserve(n_pages_);
+  sequences_.resize(shape.n_seq_max);
 }
 
 ArrayView KvCache::page_positions() const {
@@ -95,10 +115,8 @@ int64_t KvCache::FreePagesWithout(const std::vector<int64_t>& sequences) const {
 int32_t KvCache::TakePage() {
   CheckRoom(1, free_pages());
   if (free_.empty()) {  // none was used before: the next one of untouched memory
-    // Room for every page that DropPage may have to put there: it runs where memory is out.
-    if (free_.capacity() <= owners_.size()) free_.reserve(2 * owners_.size() + 16);
+    free_.push_back(static_cast<int32_t>(owners_.size()));
     owners_.push_back(0);
-    free_.push_back(static_cast<int32_t>(owners_.size() - 1));
     std::fill_n(PositionsOf(free_.back()), kPageSize, kEmpty);
   }
   const int32_t page = free_.back();
@@ -108,8 +126,14 @@ int32_t KvCache::TakePage() {
   return page;
 }
 
+void KvCache::AddOwner(int32_t page) {
+  if (++owners_[page] == 2 && watcher_) watcher_(page, true);
+}
+
 void KvCache::DropPage(int32_t page) {
-  if (--owners_[page] > 0) return;
+  const int32_t left = --owners_[page];
+  if (left == 1 && watcher_) watcher_(page, false);
+  if (left > 0) return;
   std::fill_n(PositionsOf(page), kPageSize, kEmpty);
   free_.push_back(page);
   --n_taken_;
@@ -122,54 +146,123 @@ int32_t KvCache::PrivatePage(Sequence& sequence, size_t index) {
   for (const KvLayer& layer : layers_)
     kv_copy_page_kernel(layer.k.device(), layer.k, layer.v, shared, page);
   std::copy_n(PositionsOf(shared), kPageSize, PositionsOf(page));
-  --owners_[shared];
   sequence.pages[index] = page;
+  DropPage(shared);
   return page;
+}
+
+void KvCache::ReservePage(Sequence& sequence) {
+  std::vector<int32_t>& pages = sequence.pages;
+  if (pages.size() == pages.capacity()) pages.reserve(2 * pages.size() + 8);
 }
 
 int64_t KvCache::Append(int64_t seq, int32_t position) {
   Sequence& s = sequences_[seq];
-  if (s.used == static_cast<int64_t>(s.pages.size()) * kPageSize) s.pages.push_back(TakePage());
+  if (s.used == static_cast<int64_t>(s.pages.size()) * kPageSize) {
+    ReservePage(s);
+    s.pages.push_back(TakePage());
+  }
   const int32_t page = PrivatePage(s, s.pages.size() - 1);
   const int64_t offset = s.used % kPageSize;
   PositionsOf(page)[offset] = position;
+  s.unaltered = s.unaltered && position == s.used;
   ++s.used;
-  if (position != kEmpty) ++s.count;
-  s.last = std::max(s.last, position);
+  Count(s, position);
   return page * kPageSize + offset;
 }
 
-void KvCache::Truncate(int64_t seq, int64_t n) {
+void KvCache::Count(Sequence& s, int32_t position) {
+  if (position == kEmpty) return;
+  ++s.count;
+  s.rising = s.rising && position > s.last;
+  s.last = std::max(s.last, position);
+}
+
+void KvCache::Hold(int32_t page) {
+  CheckOwned("Hold", page);
+  AddOwner(page);
+}
+
+void KvCache::CheckOwned(const char* function, int32_t page) const {
+  if (page >= 0 && page < static_cast<int64_t>(owners_.size()) && owners_[page] > 0) return;
+  TVM_FFI_THROW(InternalError) << "KvCache::" << function << ": page " << page << " has no owner";
+}
+
+void KvCache::AppendShared(int64_t seq, int32_t page) {
+  CheckOwned("AppendShared", page);
   Sequence& s = sequences_[seq];
-  for (int64_t i = 1; i <= n; ++i) {
-    const int64_t entry = s.used - i;
-    PositionsOf(s.pages[entry / kPageSize])[entry % kPageSize] = kEmpty;
+  const int32_t* positions = PositionsOf(page);
+  if (s.used % kPageSize != 0 || std::count(positions, positions + kPageSize, kEmpty) > 0) {
+    TVM_FFI_THROW(InternalError) << "KvCache::AppendShared: sequence " << seq << " or page " << page
+                                 << " is not full";
   }
-  if (n > 0) Settle(seq);
+  ReservePage(s);
+  s.pages.push_back(page);
+  AddOwner(page);
+  for (int64_t i = 0; i < kPageSize; ++i) {
+    s.unaltered = s.unaltered && positions[i] == s.used + i;
+    Count(s, positions[i]);
+  }
+  s.used += kPageSize;
+}
+
+void KvCache::Truncate(int64_t seq, int64_t n) {
+  if (n <= 0) return;
+  Sequence& s = sequences_[seq];
+  const int64_t used = std::max<int64_t>(s.used - n, 0);
+  const size_t kept = (used + kPageSize - 1) / kPageSize;  // pages, of them the last may be cut
+  const bool copies = used % kPageSize != 0 && owners_[s.pages[kept - 1]] > 1;
+  const int64_t freed = std::count_if(s.pages.begin() + kept, s.pages.end(),
+                                      [&](int32_t page) { return owners_[page] == 1; });
+  CheckRoom(copies ? 1 : 0, free_pages() + freed);
+  for (; s.pages.size() > kept; s.pages.pop_back()) {
+    const int32_t* positions = PositionsOf(s.pages.back());
+    s.count -= kPageSize - std::count(positions, positions + kPageSize, kEmpty);
+    DropPage(s.pages.back());
+  }
+  if (used % kPageSize != 0) {
+    int32_t* own = PositionsOf(PrivatePage(s, kept - 1));
+    const int32_t* end = own + kPageSize;
+    for (int32_t* p = own + used % kPageSize; p < end; ++p) {
+      if (*p != kEmpty) --s.count;
+      *p = kEmpty;
+    }
+  }
+  if (!s.rising) return Settle(seq);
+  SettleEnd(s);
+  s.last = s.used == 0 ? -1 : PositionsOf(s.pages.back())[(s.used - 1) % kPageSize];
+}
+
+void KvCache::SettleEnd(Sequence& s) {
+  // Entries freed at the end are taken again by the next append: the table is as if they had never
+  // been.
+  while (!s.pages.empty() && UsedOf(PositionsOf(s.pages.back())) == 0) {
+    DropPage(s.pages.back());
+    s.pages.pop_back();
+  }
+  const int64_t pages = static_cast<int64_t>(s.pages.size());
+  s.used = pages == 0 ? 0 : (pages - 1) * kPageSize + UsedOf(PositionsOf(s.pages.back()));
+  if (pages == 0) s.unaltered = s.rising = true;
 }
 
 void KvCache::Settle(int64_t seq) {
   Sequence& s = sequences_[seq];
-  const auto last_used = [&](int32_t page) {
-    int64_t n = kPageSize;
-    while (n > 0 && PositionsOf(page)[n - 1] == kEmpty) --n;
-    return n;
-  };
   std::erase_if(s.pages, [&](int32_t page) {
-    const bool empty = last_used(page) == 0;
+    const bool empty = UsedOf(PositionsOf(page)) == 0;
     if (empty) DropPage(page);
     return empty;
   });
-  // Entries freed at the end are taken again by the next append: the table is as if they had never
-  // been.
-  const int64_t pages = static_cast<int64_t>(s.pages.size());
-  s.used = pages == 0 ? 0 : (pages - 1) * kPageSize + last_used(s.pages.back());
   s.count = 0;
   s.last = -1;
-  for (int32_t page : s.pages) {
-    const int32_t* positions = PositionsOf(page);
-    s.count += kPageSize - std::count(positions, positions + kPageSize, kEmpty);
-    s.last = std::max(s.last, *std::max_element(positions, positions + kPageSize));
+  s.rising = true;
+  SettleEnd(s);
+  CountFrom(s, 0);
+}
+
+void KvCache::CountFrom(Sequence& s, size_t first_page) {
+  for (size_t i = first_page; i < s.pages.size(); ++i) {
+    const int32_t* positions = PositionsOf(s.pages[i]);
+    for (int64_t entry = 0; entry < kPageSize; ++entry) Count(s, positions[entry]);
   }
 }
 
@@ -191,6 +284,7 @@ void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
     if (overlap == Overlap::kAll && owners_[page] == 1) ++freed;
   }
   CheckRoom(copies, free_pages() + freed);
+  if (p0 < p1 && p0 <= s.last && p1 <= s.last && p1 > 0) s.unaltered = false;
   // Whole pages first: they make room, and one that others share is only left, not copied.
   std::erase_if(s.pages, [&](int32_t page) {
     const bool all = OverlapOf(page, p0, p1) == Overlap::kAll;
@@ -206,27 +300,49 @@ void KvCache::Remove(int64_t seq, int32_t p0, int32_t p1) {
 }
 
 void KvCache::Clear(int64_t seq) {
-  for (int32_t page : sequences_[seq].pages) DropPage(page);
-  sequences_[seq] = {};
+  Sequence& s = sequences_[seq];
+  for (int32_t page : s.pages) DropPage(page);
+  s.pages.clear();  // keeps its memory: what follows will need as much
+  s.used = s.count = 0;
+  s.last = -1;
+  s.unaltered = s.rising = true;
 }
 
 void KvCache::Copy(int64_t src, int64_t dst, int32_t p0, int32_t p1) {
   const HoldInterrupts whole;
-  const std::vector<int32_t> source = sequences_[src].pages;
+  const Sequence& s = sequences_[src];
   Sequence& d = sequences_[dst];
-  CheckRoom(std::count_if(source.begin(), source.end(),
-                          [&](int32_t page) { return OverlapOf(page, p0, p1) == Overlap::kPart; }),
+  const size_t n = s.pages.size(), before = d.pages.size();
+  const bool all = p0 <= 0 && p1 > s.last;  // without a look at the entries
+  const auto overlap_of = [&](int32_t page) {
+    return all ? Overlap::kAll : OverlapOf(page, p0, p1);
+  };
+  CheckRoom(all ? 0
+                : std::count_if(s.pages.begin(), s.pages.end(),
+                                [&](int32_t page) { return overlap_of(page) == Overlap::kPart; }),
             free_pages());
-  for (int32_t page : source) {
-    const Overlap overlap = OverlapOf(page, p0, p1);
+  d.pages.reserve(before + n);
+  const bool follows = before == 0 && p0 <= 0 && s.unaltered;
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t page = s.pages[i];
+    const Overlap overlap = overlap_of(page);
     if (overlap == Overlap::kNone) continue;
     d.pages.push_back(page);
-    ++owners_[page];
+    AddOwner(page);
     if (overlap == Overlap::kAll) continue;
     int32_t* own = PositionsOf(PrivatePage(d, d.pages.size() - 1));
     std::replace_if(own, own + kPageSize, [&](int32_t p) { return !Within(p, p0, p1); }, kEmpty);
   }
-  Settle(dst);
+  if (d.pages.size() == before) return;
+  d.unaltered = follows;
+  if (before > 0 || !all) {
+    CountFrom(d, before);
+    return SettleEnd(d);
+  }
+  d.used = s.used;
+  d.count = s.count;
+  d.last = s.last;
+  d.rising = s.rising;
 }
 
 void KvCache::CheckShifted(int64_t seq, int32_t p0, int32_t p1, int32_t delta) const {
@@ -256,6 +372,7 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
                           }),
             free_pages());
   std::vector<int64_t> moved;
+  moved.reserve(s.count);
   for (size_t index = 0; index < s.pages.size(); ++index) {
     if (OverlapOf(s.pages[index], p0, p1) == Overlap::kNone) continue;
     const int32_t page = PrivatePage(s, index);
@@ -270,6 +387,7 @@ void KvCache::Shift(int64_t seq, int32_t p0, int32_t p1, int32_t delta, ArrayVie
   for (const KvLayer& layer : layers_) {
     kv_rotate_kernel(layer.k.device(), layer.k, entries, cos_sin, rope_interleaved);
   }
+  s.unaltered = false;
   Settle(seq);
 }
 
@@ -290,9 +408,10 @@ std::vector<int32_t> KvCache::Replace(const std::vector<SavedTable>& tables,
   for (const SavedTable& table : tables) {
     for (const uint32_t row : table.rows) {
       sequences_[table.seq].pages.push_back(pages[row]);
-      ++owners_[pages[row]];
+      AddOwner(pages[row]);
     }
     Settle(table.seq);
+    sequences_[table.seq].unaltered = table.rows.empty();  // nobody knows how it came to be
   }
   return pages;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "check.h"
 #include "kernels/attention.h"
 #include "owned_array.h"
+#include "tiny_cache.h"
 
 namespace mlf {
 namespace {
@@ -18,19 +20,12 @@ namespace {
 constexpr int64_t kSequences = 4, kContext = 128;
 constexpr int32_t kEnd = INT32_MAX;
 
-ModelConfig SmallConfig() {
-  ModelConfig config;
-  config.n_layers = 2;
-  config.n_kv_heads = 1;
-  config.head_dim = config.rope_dims = 2;
-  return config;
-}
-
 /// What an entry should be: one pair of keys and two values per layer, all made from its id.
 struct Entry {
   int32_t position;
   float id;
-  double angle;  // by which shifts have turned its keys
+  double angle;      // by which shifts have turned its keys
+  uint64_t context;  // what it was computed over: all entries before it, and itself
 };
 using Floats = std::array<float, 8>;  // of two layers: k0 k1 v0 v1
 
@@ -40,13 +35,22 @@ Floats Content(const Entry& e) {
   return {k0, k1, e.id, -e.id, k0, k1, e.id, -e.id};
 }
 
+/// What a page should hold as long as somebody holds it.
+struct HeldPage {
+  int32_t page;
+  std::vector<Entry> entries;
+};
+
 /// A cache beside lists that say what it should hold.
 class Checked {
  public:
-  Checked() : cache_(SmallConfig(), kContext, kSequences, kF32), lists_(kSequences) {
+  Checked() : cache_(TinyCacheConfig(), kContext, kSequences, kF32), lists_(kSequences) {
     pages_ = cache_.free_pages();
     MLF_EXPECT(pages_ == kContext / kPageSize + kSequences);
-    MLF_EXPECT(cache_.entry_bytes() == sizeof(Floats));
+    MLF_EXPECT(cache_.entry_bytes() == sizeof(Floats) && cache_.n_pages() == pages_);
+    cache_.Watch([this](int32_t page, bool shared) {
+      MLF_EXPECT(shared ? shared_.insert(page).second : shared_.erase(page) == 1);
+    });
   }
 
   KvCache& cache() { return cache_; }
@@ -60,7 +64,9 @@ class Checked {
 
   /// Appends as far as there is room; false when the cache was full.
   bool Append(int64_t seq, int32_t position) {
-    const Entry entry{position, static_cast<float>(++ids_ % 100000), 0};
+    const uint64_t before = lists_[seq].empty() ? 0 : lists_[seq].back().context;
+    const uint64_t id = ++ids_ % 100000;
+    const Entry entry{position, static_cast<float>(id), 0, RandomBits(before, id)};
     int64_t slot;
     if (!Try([&] { slot = cache_.Append(seq, position); })) return false;
     const Floats content = Content(entry);
@@ -72,6 +78,48 @@ class Checked {
   void Truncate(int64_t seq, int64_t n) {
     cache_.Truncate(seq, n);
     lists_[seq].resize(lists_[seq].size() - n);
+  }
+
+  /// Takes back all but the first `n`.
+  void Keep(int64_t seq, size_t n) {
+    const std::vector<CacheEntry> entries = cache_.Entries(seq);
+    const int64_t end = entries.empty() ? 0 : entries.back().index + 1;
+    const int64_t kept = n == entries.size() ? end : n == 0 ? 0 : entries[n - 1].index + 1;
+    if (Try([&] { cache_.Truncate(seq, end - kept); })) lists_[seq].resize(n);
+  }
+
+  /// Holds the page at `index` of the table, if it is full.
+  bool Hold(int64_t seq, int64_t index) {
+    if (index >= static_cast<int64_t>(cache_.pages(seq).size())) return false;
+    std::vector<Entry> held;
+    const std::vector<CacheEntry> entries = cache_.Entries(seq);
+    for (size_t i = 0; i < entries.size(); ++i) {
+      if (entries[i].index / kPageSize == index) held.push_back(lists_[seq][i]);
+    }
+    if (static_cast<int64_t>(held.size()) < kPageSize) return false;
+    held_.push_back({cache_.pages(seq)[index], held});
+    cache_.Hold(held_.back().page);
+    return true;
+  }
+
+  void Release(size_t i) {
+    cache_.Release(held_[i].page);
+    held_.erase(held_.begin() + static_cast<int64_t>(i));
+  }
+
+  /// What a prefix cache does: the full pages of src, in a dst that was empty.
+  void Adopt(int64_t src, int64_t dst) {
+    if (src == dst || !cache_.unaltered(src)) return;
+    Clear(dst);
+    const size_t before = held_.size();
+    for (int64_t i = 0; Hold(src, i);) ++i;
+    Clear(src);
+    for (size_t i = before; i < held_.size(); ++i) {
+      cache_.AppendShared(dst, held_[i].page);
+      lists_[dst].insert(lists_[dst].end(), held_[i].entries.begin(), held_[i].entries.end());
+    }
+    MLF_EXPECT(cache_.unaltered(dst));
+    while (held_.size() > before) Release(before);
   }
 
   void Remove(int64_t seq, int32_t p0, int32_t p1) {
@@ -122,14 +170,26 @@ class Checked {
   }
 
   void Check(bool contents) const {
-    std::set<int32_t> held;
+    std::map<int32_t, int32_t> owners;
     for (int64_t seq = 0; seq < kSequences; ++seq) {
       CheckSequence(seq, contents);
-      held.insert(cache_.pages(seq).begin(), cache_.pages(seq).end());
+      for (const int32_t page : cache_.pages(seq)) ++owners[page];
     }
-    MLF_EXPECT(cache_.free_pages() == pages_ - static_cast<int64_t>(held.size()));
+    for (const HeldPage& held : held_) {
+      ++owners[held.page];
+      for (int64_t i = 0; contents && i < kPageSize; ++i) {
+        MLF_EXPECT(cache_.page_positions().data<int32_t>()[held.page * kPageSize + i] ==
+                   held.entries[i].position);
+        CheckContent(held.page * kPageSize + i, held.entries[i]);
+      }
+    }
+    MLF_EXPECT(cache_.free_pages() == pages_ - static_cast<int64_t>(owners.size()));
+    for (const auto& [page, n] : owners) {
+      MLF_EXPECT(cache_.owners(page) == n && shared_.contains(page) == (n > 1));
+    }
   }
 
+  size_t n_held() const { return held_.size(); }
   int64_t full() const { return full_; }
 
  private:
@@ -158,9 +218,21 @@ class Checked {
       first = std::min(first, list[i].position);
       if (contents) CheckContent(entries[i].slot, list[i]);
     }
+    if (cache_.unaltered(seq)) CheckUnaltered(entries, list);
     const auto range = cache_.Range(seq);
     MLF_EXPECT(range.has_value() == !list.empty());
     MLF_EXPECT(list.empty() || (range->first == first && range->second == Last(seq)));
+  }
+
+  static void CheckUnaltered(const std::vector<CacheEntry>& entries,
+                             const std::vector<Entry>& list) {
+    uint64_t before = 0;
+    for (size_t i = 0; i < list.size(); ++i) {
+      MLF_EXPECT(entries[i].index == static_cast<int64_t>(i) && list[i].angle == 0);
+      MLF_EXPECT(list[i].position == static_cast<int32_t>(i));
+      before = RandomBits(before, static_cast<uint64_t>(list[i].id));
+      MLF_EXPECT(list[i].context == before);
+    }
   }
 
   void CheckContent(int64_t slot, const Entry& entry) const {
@@ -175,6 +247,8 @@ class Checked {
 
   KvCache cache_;
   std::vector<std::vector<Entry>> lists_;
+  std::vector<HeldPage> held_;
+  std::set<int32_t> shared_;  // as the cache tells
   int64_t pages_ = 0, ids_ = 0, full_ = 0;
 };
 
@@ -189,7 +263,7 @@ class Script {
     const int32_t last = c.Last(seq);
     const auto p0 = static_cast<int32_t>(Below(last + 2));
     const auto p1 = Below(3) == 0 ? kEnd : static_cast<int32_t>(p0 + Below(40));
-    switch (Below(12)) {
+    switch (Below(15)) {
       case 0:
       case 1:
       case 2:
@@ -209,6 +283,15 @@ class Script {
         return c.Shift(seq, p0, p1, static_cast<int32_t>(Below(41) - 20));
       case 10:
         return c.Shift(seq, 0, kEnd, -static_cast<int32_t>(Below(last + 3)));
+      case 11:
+        return c.Adopt(seq, other);
+      case 12:
+        return c.Keep(seq,
+                      c.list(seq).size() - Below(std::min<int64_t>(c.list(seq).size(), 40) + 1));
+      case 13:
+        if (c.n_held() > 0 && Below(2) == 0) return c.Release(Below(c.n_held()));
+        if (c.n_held() < 2) c.Hold(seq, Below(3));
+        return;
       default:
         return Below(4) == 0 ? c.Clear(seq) : c.Remove(seq, p0, kEnd);
     }
@@ -247,6 +330,7 @@ void TestRandomOperations() {
   }
   MLF_EXPECT(checked.full() > 100);  // a full cache was met by all of this, often
   for (int64_t seq = 0; seq < kSequences; ++seq) checked.Clear(seq);
+  while (checked.n_held() > 0) checked.Release(0);
   checked.Check(true);
   MLF_EXPECT(checked.cache().free_pages() == kContext / kPageSize + kSequences);
 }
@@ -312,7 +396,7 @@ void TestSharing() {
 
 /// Saved tables over three pages, one of them shared, in place of what sequences 0 and 1 hold.
 void TestReplace() {
-  KvCache cache(SmallConfig(), kContext, 3, kF16);
+  KvCache cache(TinyCacheConfig(), kContext, 3, kF16);
   MLF_EXPECT(cache.entry_bytes() == 16);
   const int64_t all = cache.free_pages();
   for (int32_t i = 0; i < 40; ++i) cache.Append(0, i), cache.Append(2, i);
@@ -329,16 +413,19 @@ void TestReplace() {
   MLF_EXPECT(cache.count(0) == 2 && cache.count(1) == 2);
   const std::vector<int32_t> many(kPageSize * all, 0);
   MLF_EXPECT_THROWS(cache.Replace({{0, {}}}, many), "RuntimeError", "is full");
-  MLF_EXPECT(cache.count(0) == 2);
+  MLF_EXPECT(cache.count(0) == 2 && !cache.unaltered(0) && cache.unaltered(2));
   for (const int64_t seq : {0, 1, 2}) cache.Clear(seq);
   MLF_EXPECT(cache.free_pages() == all);
 }
 
 void TestTooLarge() {
-  ModelConfig config = SmallConfig();
+  ModelConfig config = TinyCacheConfig();
   config.n_layers = 4096;
   config.head_dim = 1 << 24;
   MLF_EXPECT_THROWS(KvCache(config, 1 << 30, 65536, kF16), "MemoryError", "n_ctx=1073741824");
+  const CacheShape pages{64, 2, int64_t{1} << 40};
+  MLF_EXPECT_THROWS(KvCache(TinyCacheConfig(), pages, kF16), "MemoryError",
+                    "n_pages=1099511627776");
 }
 
 }  // namespace
