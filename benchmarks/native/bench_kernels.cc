@@ -105,7 +105,8 @@ void BenchAttention(const char* dtype, const Shape& s) {
   char name[64];
   std::snprintf(name, sizeof name, "attention %s %s", dtype, s.name);
   Row(name, MedianUs([&] {
-        paged_attention_kernel(kCpu, out, q, k, v, positions, table, row, position, 0.125, 0, 0);
+        paged_attention_kernel(kCpu, out, q, k, v, positions, table, row, position, ArrayView(),
+                               ArrayView(), 0.125, 0, 0);
       }),
       4 * visible * s.heads * s.dim, "GFLOP/s");
   std::snprintf(name, sizeof name, "kv_append %s %s", dtype, s.name);
