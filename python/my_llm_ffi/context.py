@@ -82,6 +82,19 @@ class Context(_ffi_api.Wrapper):
         return self._handle.logits()
 
     @property
+    def embeddings(self) -> Any:
+        """``[tokens, n_embd]`` float32: the last hidden row of each token of the last decode.
+
+        Normed, as the head reads it; rows stand in the order of the batch and are kept as those of
+        `logits`.
+
+        Raises:
+            ValueError: The context was made without ``embeddings=True``.
+            RuntimeError: Nothing was decoded yet, or the last decode failed.
+        """
+        return self._handle.embeddings()
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that a sequence can hold."""
         return int(self._handle.n_ctx())
@@ -140,8 +153,8 @@ class Context(_ffi_api.Wrapper):
 
         Raises:
             OSError: The file cannot be read, or is no regular file.
-            ValueError: It is not a state of this model, its rope settings and ``kv_dtype``, or
-                does not fit.
+            ValueError: It is not a state of this model, its rope settings, adapters and
+                ``kv_dtype``, or does not fit.
             RuntimeError: Sequences that are not replaced leave too few pages. A state of all
                 sequences always fits a context of the same size: what shared memory when it was
                 saved shares it again. After any error the context is unchanged.

@@ -14,6 +14,7 @@ from .base import call_relaying
 from .checks import as_count, as_ids, as_number, as_path, as_utf8, goes_on
 from .context import Context
 from .generation import Generation, TextStream
+from .lora import LoraUse, lora_uses
 from .sampling import Sampler, SamplingParams
 from .vocab import Vocab
 
@@ -152,6 +153,8 @@ class Model(_ffi_api.Wrapper):
         n_seq_max: int = 1,
         n_batch: int = 512,
         kv_dtype: str = "f16",
+        embeddings: bool = False,
+        lora: LoraUse | Iterable[LoraUse] = (),
         rope_freq_base: float | None = None,
         rope_freq_scale: float | None = None,
     ) -> Context:
@@ -163,11 +166,18 @@ class Model(_ffi_api.Wrapper):
             n_seq_max: Number of sequences.
             n_batch: Tokens of one forward pass; longer batches run as several.
             kv_dtype: ``"f16"`` or ``"f32"``.
+            embeddings: Keep the hidden rows of each decode (`Context.embeddings`).
+            lora: Adapters for all tokens of the context, added in this order: a path, a
+                `LoraAdapter`, or a pair of one of these and a scale; one, or several of them. What
+                is loaded once as a `LoraAdapter` is shared by contexts.
             rope_freq_base: Base of the rotary embedding; None: the model's.
             rope_freq_scale: Factor of positions; None: the model's.
 
         Raises:
-            ValueError: An argument is out of its range.
+            ValueError: An argument is out of its range, or a file in ``lora`` is no adapter for
+                this model.
+            NotImplementedError: As `LoraAdapter`.
+            OSError: A file in ``lora`` cannot be read.
         """
         if n_ctx is not None and as_count("n_ctx", n_ctx) < 1:
             raise ValueError(f"n_ctx is {n_ctx}, expected a count >= 1 or None")
@@ -179,8 +189,51 @@ class Model(_ffi_api.Wrapper):
         if not isinstance(kv_dtype, str):
             raise TypeError(f"kv_dtype is {type(kv_dtype).__name__}, expected 'f16' or 'f32'")
         base, scale = rope_freq_base or 0.0, rope_freq_scale or 0.0  # 0: the model's
-        handle = self._handle.context(n_ctx or 0, n_seq_max, n_batch, kv_dtype, base, scale)
+        adapters, scales = lora_uses(lora, self)
+        handle = self._handle.context(
+            n_ctx or 0,
+            n_seq_max,
+            n_batch,
+            kv_dtype,
+            base,
+            scale,
+            bool(embeddings),
+            adapters,
+            scales,
+        )
         return Context(handle)
+
+    def embed(
+        self, texts: str | Iterable[str], *, pooling: str | None = None, normalize: bool = True
+    ) -> Any:
+        """Vectors of texts: their tokens' last hidden rows, pooled.
+
+        A text's vector does not depend on the others.
+
+        Args:
+            texts: One text or several; control tokens that they spell are text.
+            pooling: ``"mean"`` of all rows, ``"cls"`` (the first) or ``"last"``; None: what the
+                file says (``pooling_type``), or the mean.
+            normalize: Scale each vector to length 1.
+
+        Returns:
+            ``[texts, n_embd]`` float32, a DLPack object.
+
+        Raises:
+            ValueError: A text has no tokens or more than the training length, or ``pooling`` is
+                none of these.
+            NotImplementedError: The file's own pooling is none of these.
+        """
+        if pooling is not None and not isinstance(pooling, str):
+            raise TypeError(f"pooling is {type(pooling).__name__}, expected a name or None")
+        given = [texts] if isinstance(texts, str) else list(texts)
+        for text in given:
+            if not isinstance(text, str):
+                raise TypeError(f"texts: {type(text).__name__} is not a string")
+            as_utf8("texts", text)
+        vocab = self.vocab
+        ids = [vocab.tokenize(text) for text in given]
+        return self._handle.embed(ids, pooling, bool(normalize))
 
     def stream(
         self,

@@ -578,6 +578,8 @@ def paged_attention(
     block_table: AnyArray,
     token_row: AnyArray,
     token_position: AnyArray,
+    windows: AnyArray | None = None,
+    sinks: AnyArray | None = None,
     *,
     scale: float | None = None,
     window: int | None = None,
@@ -606,6 +608,10 @@ def paged_attention(
             row that has fewer.
         token_row: ``[tokens]``, int32. Row of the block table for each token.
         token_position: ``[tokens]``, int32. Position of each token; it sees its own.
+        windows: ``[tokens]``, int32. A window for each token in place of ``window``; 0 means
+            all before.
+        sinks: ``[tokens]``, int32. Token t sees the positions below ``sinks[t]`` too, of those
+            before it, though they lie outside its window.
         scale: Factor of the scores; None means 1 / sqrt(head_dim).
         window: Sees position j only where ``token_position[t] - j < window``; None means all
             before.

@@ -26,6 +26,7 @@ void RegisterContext() {
              self->context.Get()->Decode(std::span<const int64_t>(ids));
            })
       .def("logits", [](const ContextRef& self) { return self->context.Get()->logits(); })
+      .def("embeddings", [](const ContextRef& self) { return self->context.Get()->embeddings(); })
       .def("n_ctx", [](const ContextRef& self) { return self->context.Get()->n_ctx(); })
       .def("n_seq_max", [](const ContextRef& self) { return self->context.Get()->n_seq_max(); })
       .def("seq_remove",

@@ -1,6 +1,7 @@
 // my_llm_ffi.Model across the border.
 #include "ffi/metadata.h"
 #include "ffi/objects.h"
+#include "runtime/embedding.h"
 
 namespace mlf {
 namespace {
@@ -43,21 +44,55 @@ ffi::Map<ffi::String, ffi::Any> Config(const ModelRef& self) {
           {"rope_dims", c.rope_dims}};
 }
 
-DLDataType KvDtype(const ffi::String& name) {
-  if (name == "f16") return kF16;
-  if (name == "f32") return kF32;
-  TVM_FFI_THROW(ValueError) << "kv_dtype is \"" << std::string(name)
-                            << "\", expected \"f16\" or \"f32\"";
-}
-
 ContextRef NewContext(const ModelRef& self, int64_t n_ctx, int64_t n_seq_max, int64_t n_batch,
-                      const ffi::String& kv_dtype, double rope_freq_base, double rope_freq_scale) {
-  const ContextOptions options{n_ctx,          n_seq_max,      n_batch, KvDtype(kv_dtype),
-                               rope_freq_base, rope_freq_scale};
+                      const ffi::String& kv_dtype, double rope_freq_base, double rope_freq_scale,
+                      bool embeddings, const ffi::Array<LoraAdapterRef>& lora,
+                      const ffi::Array<double>& lora_scales) {
+  if (lora.size() != lora_scales.size()) {
+    TVM_FFI_THROW(ValueError) << "context: " << lora.size() << " adapters with "
+                              << lora_scales.size() << " scales, expected one each";
+  }
+  ContextOptions options{.n_ctx = n_ctx,
+                         .n_seq_max = n_seq_max,
+                         .n_batch = n_batch,
+                         .kv_dtype = KvDtype(kv_dtype),
+                         .rope_freq_base = rope_freq_base,
+                         .rope_freq_scale = rope_freq_scale,
+                         .embeddings = embeddings};
+  for (size_t i = 0; i < lora.size(); ++i) {
+    options.lora.push_back({lora[i]->adapter, lora_scales[i]});
+  }
   return ContextRef(ffi::make_object<ContextObj>(std::make_shared<Context>(self->model, options)));
 }
 
+ffi::Tensor EmbedTexts(const ModelRef& self, const ffi::Array<ffi::Array<int64_t>>& texts,
+                       const ffi::Optional<ffi::String>& pooling, bool normalize) {
+  EmbedOptions options{.normalize = normalize};
+  if (pooling.has_value()) {
+    const ffi::String name = *pooling;
+    options.pooling = PoolingOf(std::string_view(name.data(), name.size()));
+  }
+  std::vector<std::vector<int64_t>> ids;
+  for (const ffi::Array<int64_t>& text : texts) ids.push_back(ToInts(text));
+  return Embed(self->model, ids, options);
+}
+
+void RegisterLoraAdapter() {
+  MethodDef<LoraAdapterObj>()
+      .def_static(
+          "load",
+          [](const ModelRef& model, const PathArgument& path) {
+            return LoraAdapterRef(
+                ffi::make_object<LoraAdapterObj>(LoraAdapter::Load(ToPath(path), *model->model)));
+          },
+          "Loads an adapter's GGUF file for a model")
+      .def("alpha", [](const LoraAdapterRef& self) { return self->adapter->alpha(); })
+      .def("n_matrices", [](const LoraAdapterRef& self) { return self->adapter->n_pairs(); })
+      .def("bytes", [](const LoraAdapterRef& self) { return self->adapter->bytes(); });
+}
+
 TVM_FFI_STATIC_INIT_BLOCK() {
+  RegisterLoraAdapter();
   MethodDef<ModelObj>()
       .def_static("load", Load,
                   "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
@@ -79,9 +114,20 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            })
       .def("context", NewContext,
            "n_ctx (0: the training length), n_seq_max, n_batch, kv_dtype (f16, f32), "
-           "rope_freq_base and rope_freq_scale "
-           "(0: the model's)");
+           "rope_freq_base and rope_freq_scale (0: the model's), embeddings, lora and the scale of "
+           "each adapter")
+      .def("embed", EmbedTexts,
+           "Vectors of texts [texts, n_embd]: token ids of each, pooling (mean, cls, last, None: "
+           "the model's), normalize");
 }
 
 }  // namespace
+
+DLDataType KvDtype(const ffi::String& name) {
+  if (name == "f16") return kF16;
+  if (name == "f32") return kF32;
+  TVM_FFI_THROW(ValueError) << "kv_dtype is \"" << std::string(name)
+                            << "\", expected \"f16\" or \"f32\"";
+}
+
 }  // namespace mlf

@@ -58,6 +58,14 @@ class ModelObj : public ffi::Object {
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Model", ModelObj, ffi::Object);
 };
 
+class LoraAdapterObj : public ffi::Object {
+ public:
+  explicit LoraAdapterObj(std::shared_ptr<const LoraAdapter> adapter)
+      : adapter(std::move(adapter)) {}
+  std::shared_ptr<const LoraAdapter> adapter;
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.LoraAdapter", LoraAdapterObj, ffi::Object);
+};
+
 class VocabObj : public ffi::Object {
  public:
   explicit VocabObj(std::shared_ptr<const Vocab> vocab) : vocab(std::move(vocab)) {}
@@ -118,6 +126,7 @@ class GenerationObj : public ffi::Object {
 
 MLF_OBJECT_REF(GgufRef, GgufObj);
 MLF_OBJECT_REF(ModelRef, ModelObj);
+MLF_OBJECT_REF(LoraAdapterRef, LoraAdapterObj);
 MLF_OBJECT_REF(VocabRef, VocabObj);
 MLF_OBJECT_REF(StreamDecoderRef, StreamDecoderObj);
 MLF_OBJECT_REF(BatchRef, BatchObj);
@@ -133,6 +142,9 @@ inline std::string ToPath(const PathArgument& path) {
   const ffi::Bytes bytes = path.get<ffi::Bytes>();
   return {bytes.data(), bytes.size()};
 }
+
+/// "f16" or "f32"; ValueError for another.
+DLDataType KvDtype(const ffi::String& name);
 
 inline std::vector<int64_t> ToInts(const ffi::Array<int64_t>& values) {
   return {values.begin(), values.end()};

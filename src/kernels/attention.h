@@ -29,14 +29,16 @@ inline Kernel<AttentionFn> attention_kernel{"attention"};
 /// where empty.
 
 /// The same over the entries e of the pages that row token_row[t] of block_table lists: token t
-/// sees those with 0 <= position_e <= p = token_position[t], of them p − position_e < window where
-/// window > 0. q, out [tokens, heads, head_dim] of any float dtype, heads a multiple of kv_heads;
-/// block_table int32 [rows, max_pages], −1 ends a row; token_row, token_position int32 [tokens].
-/// One pass over the pages in table order: the result depends on the pages' contents alone.
+/// sees those with 0 <= position_e <= p = token_position[t], of them p − position_e < window or
+/// position_e < sinks[t] where window > 0; windows[t], where given, is t's own window. q, out
+/// [tokens, heads, head_dim] of any float dtype, heads a multiple of kv_heads; block_table int32
+/// [rows, max_pages], −1 ends a row; token_row, token_position, windows, sinks int32 [tokens], the
+/// last two undefined or >= 0. One pass over the pages in table order: the result depends on the
+/// pages' contents alone, and a page of which t sees nothing may as well not be there.
 using PagedAttentionFn = void(TensorView out, TensorView q, TensorView k_pages, TensorView v_pages,
                               TensorView page_positions, TensorView block_table,
-                              TensorView token_row, TensorView token_position, double scale,
-                              int64_t window, double soft_cap);
+                              TensorView token_row, TensorView token_position, TensorView windows,
+                              TensorView sinks, double scale, int64_t window, double soft_cap);
 inline Kernel<PagedAttentionFn> paged_attention_kernel{"paged_attention"};
 
 /// Writes row t of k, v [tokens, kv_heads, head_dim] of any float dtype to entry slots[t] = page *

@@ -73,13 +73,10 @@ class BlockMemory {
  public:
   BlockMemory(const QueryBlock& block, int64_t head_dim, float soft_cap,
               const AttentionState& state)
-      : arrays_{block.rows() * head_dim,
-                head_dim * 32,
-                32 * FloatArrays::Lines(head_dim),
-                block.tokens * block.group,
-                block.tokens * block.group,
-                block.tokens * block.group,
-                32},
+      : arrays_{block.rows() * head_dim,           head_dim * 32,
+                32 * FloatArrays::Lines(head_dim), block.tokens * block.group,
+                block.tokens * block.group,        block.tokens * block.group,
+                block.tokens * block.group,        32},
         block_{.tokens = block.tokens,
                .group = block.group,
                .head_dim = head_dim,
@@ -89,17 +86,19 @@ class BlockMemory {
                            .v = arrays_[2],
                            .first = reinterpret_cast<int32_t*>(arrays_[3]),
                            .last = reinterpret_cast<int32_t*>(arrays_[4]),
-                           .visible = reinterpret_cast<uint32_t*>(arrays_[5]),
-                           .positions = reinterpret_cast<int32_t*>(arrays_[6]),
+                           .sinks = reinterpret_cast<int32_t*>(arrays_[5]),
+                           .visible = reinterpret_cast<uint32_t*>(arrays_[6]),
+                           .positions = reinterpret_cast<int32_t*>(arrays_[7]),
                            .state = state}} {}
 
   const AttentionBlock& block() const { return block_; }
 
-  /// Token t of the block sees positions [first, last].
-  void See(int64_t t, int32_t first, int32_t last) {
+  /// Token t of the block sees positions [first, last] and [0, sinks).
+  void See(int64_t t, int32_t first, int32_t last, int32_t sinks = 0) {
     for (int64_t row = t * block_.group; row < (t + 1) * block_.group; ++row) {
       block_.scratch.first[row] = first;
       block_.scratch.last[row] = last;
+      block_.scratch.sinks[row] = sinks;
     }
   }
 

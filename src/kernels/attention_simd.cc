@@ -66,13 +66,26 @@ MLF_INLINE uint32_t VisibleEntries(const int32_t* positions, int32_t first, int3
 #endif
 }
 
-/// −inf in the lanes whose position is not in [first, last], where first <= last.
-MLF_INLINE F32 Hide(F32 score, const int32_t* positions, int32_t first, int32_t last) {
-  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low;
+/// Bit e: the position of entry e is in [0, sinks). An empty entry's −1 is beyond all.
+MLF_INLINE uint32_t SinkEntries(const int32_t* positions, int32_t sinks) {
+  uint32_t visible = 0;
+  for (int e = 0; e < kEntries; ++e) {
+    const bool is_sink = static_cast<uint32_t>(positions[e]) < static_cast<uint32_t>(sinks);
+    visible |= static_cast<uint32_t>(is_sink) << e;
+  }
+  return visible;
+}
+
+/// −inf in the lanes whose position is neither in [first, last], where first <= last, nor in [0,
+/// sinks).
+MLF_INLINE F32 Hide(F32 score, const int32_t* positions, int32_t first, int32_t last,
+                    int32_t sinks) {
+  const uint32_t low = static_cast<uint32_t>(first), span = static_cast<uint32_t>(last) - low,
+                 end = static_cast<uint32_t>(sinks);
   return Map<F32>([&](int p) -> NativeF32 {
     NativeU32 entry;
     std::memcpy(&entry, positions + kWidth * p, sizeof entry);
-    return entry - low <= span ? score.part[p] : NativeF32{} + kLowest;
+    return ((entry - low <= span) | (entry < end)) ? score.part[p] : NativeF32{} + kLowest;
   });
 }
 
@@ -92,10 +105,11 @@ __attribute__((noinline)) static float Weigh(const AttentionBlock& b, int64_t ro
     low = Cap(low, b.soft_cap);
     high = Cap(high, b.soft_cap);
   }
-  const int32_t first = b.scratch.first[row], last = b.scratch.last[row];
+  const int32_t first = b.scratch.first[row], last = b.scratch.last[row],
+                sinks = b.scratch.sinks[row];
   if (b.scratch.visible[row] != kAllEntries) {
-    low = Hide(low, positions, first, last);
-    high = Hide(high, positions + kLanes, first, last);
+    low = Hide(low, positions, first, last, sinks);
+    high = Hide(high, positions + kLanes, first, last, sinks);
   }
   float* max = b.scratch.state.max + row;
   float* sum = b.scratch.state.sum + row * kLanes;
@@ -251,13 +265,13 @@ MLF_INLINE void Clear(const AttentionBlock& b, int64_t heads = 1) {
   }
 }
 
-/// Marks what each row sees, as visible(first, last) has it; false where no row sees anything.
+/// Marks what each row sees, as visible(row) has it; false where no row sees anything.
 template <typename Fn>
 MLF_INLINE bool MarkVisible(const AttentionBlock& b, Fn visible) {
   uint32_t any = 0;
   for (int64_t t = 0; t < b.tokens; ++t) {
     const int64_t row = t * b.group;
-    const uint32_t bits = visible(b.scratch.first[row], b.scratch.last[row]);
+    const uint32_t bits = visible(row);
     for (int64_t g = 0; g < b.group; ++g) b.scratch.visible[row + g] = bits;
     any |= bits;
   }
@@ -273,8 +287,11 @@ MLF_INLINE void AttendPages(const AttentionBlock& b, const PagedKeys& keys) {
   Clear(b);
   for (int64_t i = 0; i < keys.n_pages; ++i) {
     const int32_t* positions = keys.positions + int64_t{keys.pages[i]} * kEntries;
-    const bool any = MarkVisible(
-        b, [&](int32_t first, int32_t last) { return VisibleEntries(positions, first, last); });
+    const bool any = MarkVisible(b, [&](int64_t row) {
+      const int32_t sinks = b.scratch.sinks[row];
+      const uint32_t seen = VisibleEntries(positions, b.scratch.first[row], b.scratch.last[row]);
+      return sinks == 0 ? seen : seen | SinkEntries(positions, sinks);
+    });
     if (!any) continue;
     const T* k = static_cast<const T*>(keys.k_pages) + keys.pages[i] * keys.page_stride;
     const T* v = static_cast<const T*>(keys.v_pages) + keys.pages[i] * keys.page_stride;
@@ -362,8 +379,9 @@ template <typename T>
 MLF_INLINE void AttendRows(const AttentionBlock& b, const RowKeys& keys) {
   Clear(b, keys.heads);
   for (int64_t begin = keys.begin; begin < keys.end; begin += kEntries) {
-    const bool any = MarkVisible(
-        b, [&](int64_t first, int64_t last) { return VisibleRange(begin, first, last); });
+    const bool any = MarkVisible(b, [&](int64_t row) {
+      return VisibleRange(begin, b.scratch.first[row], b.scratch.last[row]);
+    });
     if (!any) continue;
     for (int e = 0; e < kEntries; ++e) b.scratch.positions[e] = static_cast<int32_t>(begin + e);
     AttendTile<T>(b, keys, begin);

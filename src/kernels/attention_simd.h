@@ -22,7 +22,8 @@ struct AttentionScratch {
   float* k;            // [head_dim, kPageSize]
   float* v;            // [kPageSize, dim]
   int32_t* first;      // [rows]: a row sees the entries whose position
-  int32_t* last;       // [rows]  is in [first, last]; first >= 0, none where last < first
+  int32_t* last;       // [rows]  is in [first, last]; first >= 0, none where last < first ...
+  int32_t* sinks;      // [rows]  ... and those whose position is in [0, sinks); sinks >= 0
   uint32_t* visible;   // [rows], one bit per entry of the 32 keys at hand
   int32_t* positions;  // [kPageSize]
   AttentionState state;

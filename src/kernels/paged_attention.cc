@@ -8,6 +8,7 @@
 #include "kernels/attention.h"
 #include "kernels/attention_block.h"
 #include "kernels/attention_options.h"
+#include "kernels/row_parameters.h"
 
 namespace mlf {
 namespace {
@@ -49,9 +50,20 @@ std::vector<TokenRun> CutIntoRuns(const TensorView& block_table, const TensorVie
 /// The arguments of one call, dtypes as types.
 template <typename Q, typename T>
 struct PagedCall {
-  TensorView out, q, k_pages, v_pages, page_positions, token_position;
+  TensorView out, q, k_pages, v_pages, page_positions, token_position, windows, sinks;
   float scale, soft_cap;
   int64_t window;
+
+  /// Token `t` of a block is `token` of the call.
+  void See(BlockMemory& memory, int64_t t, int64_t token) const {
+    const int32_t position = Data<const int32_t>(token_position)[token],
+                  *own_window = Data<const int32_t>(windows),
+                  *own_sinks = Data<const int32_t>(sinks);
+    const int32_t first = WindowStart(position, own_window == nullptr ? window : own_window[token]);
+    // Sinks inside the window are seen anyway.
+    const int32_t last_sink = own_sinks == nullptr ? 0 : std::min(own_sinks[token], first);
+    memory.See(t, first, position, last_sink);
+  }
 
   /// Query heads [head, head + heads) of one key/value head.
   void Attend(const TokenRun& run, int64_t head, int64_t heads) const {
@@ -60,10 +72,7 @@ struct PagedCall {
     const QueryBlock query{run.first, run.tokens, head, heads, 1};
     const StateMemory state(query.rows(), head_dim);
     BlockMemory memory(query, head_dim, soft_cap, state.state());
-    const int32_t* position = Data<const int32_t>(token_position) + run.first;
-    for (int64_t t = 0; t < run.tokens; ++t) {
-      memory.See(t, WindowStart(position[t], window), position[t]);
-    }
+    for (int64_t t = 0; t < run.tokens; ++t) See(memory, t, run.first + t);
     LoadQueries<Q>(memory.block(), query, q, scale);
     kAttendPages<T>(memory.block(), {.k_pages = Data<const T>(k_pages) + kv_head * head_size,
                                      .v_pages = Data<const T>(v_pages) + kv_head * head_size,
@@ -97,11 +106,12 @@ void Run(const PagedCall<Q, T>& call, TensorView block_table, TensorView token_r
 
 void PagedAttentionCpu(TensorView out, TensorView q, TensorView k_pages, TensorView v_pages,
                        TensorView page_positions, TensorView block_table, TensorView token_row,
-                       TensorView token_position, double scale, int64_t window, double soft_cap) {
+                       TensorView token_position, TensorView windows, TensorView sinks,
+                       double scale, int64_t window, double soft_cap) {
   if (out.numel() == 0) return;
   DispatchFloat(q.dtype(), [&]<typename Q>() {
     DispatchFloat(k_pages.dtype(), [&]<typename T>() {
-      Run(PagedCall<Q, T>{out, q, k_pages, v_pages, page_positions, token_position,
+      Run(PagedCall<Q, T>{out, q, k_pages, v_pages, page_positions, token_position, windows, sinks,
                           static_cast<float>(scale), static_cast<float>(soft_cap), window},
           block_table, token_row);
     });
@@ -118,7 +128,8 @@ const Op kPagedAttention{
     "k_pages: T['pages kv_heads head_dim 32', 'f32 f16 bf16'], "
     "v_pages: T['pages kv_heads 32 head_dim', 'like k_pages'], "
     "page_positions: T['pages 32', 'i32'], block_table: T['rows max_pages', 'i32'], "
-    "token_row: T['tokens', 'i32'], token_position: T['tokens', 'i32'], *, "
+    "token_row: T['tokens', 'i32'], token_position: T['tokens', 'i32'], "
+    "windows: T['tokens', 'i32'] | None = None, sinks: T['tokens', 'i32'] | None = None, *, "
     "scale: float | None = None, window: int | None = None, soft_cap: float | None = None) "
     "-> T['tokens heads head_dim', 'may be q']",
     R"(Attention of tokens to the pages of a cache, prefill and decode in one call.
@@ -138,6 +149,9 @@ page_positions: Position in its sequence of each entry of a page; negative where
 block_table: Pages of each sequence in order; -1 ends a row that has fewer.
 token_row: Row of the block table for each token.
 token_position: Position of each token; it sees its own.
+windows: A window for each token in place of ``window``; 0 means all before.
+sinks: Token t sees the positions below ``sinks[t]`` too, of those before it, though they lie outside
+    its window.
 scale: Factor of the scores; None means 1 / sqrt(head_dim).
 window: Sees position j only where ``token_position[t] - j < window``; None means all before.
 soft_cap: c of ``c * tanh(score / c)``, which bounds the scaled scores; None means no bound.
@@ -160,21 +174,33 @@ void CheckIndices(const TensorView& block_table, const TensorView& token_row, in
   }
 }
 
+/// A kernel takes an absent tensor as one without memory.
+TensorView OrNone(const OptionalTensor& t, const ArrayView& none) {
+  return t.has_value() ? *t : TensorView(none);
+}
+
 void PagedAttention(TensorView q, TensorView k_pages, TensorView v_pages, TensorView page_positions,
                     TensorView block_table, TensorView token_row, TensorView token_position,
-                    TensorView out, ffi::Optional<double> scale, ffi::Optional<int64_t> window,
+                    OptionalTensor windows, OptionalTensor sinks, TensorView out,
+                    ffi::Optional<double> scale, ffi::Optional<int64_t> window,
                     ffi::Optional<double> soft_cap) {
   kPagedAttention.Check(q, k_pages, v_pages, page_positions, block_table, token_row, token_position,
-                        out);
+                        windows, sinks, out);
   CheckHeads(kPagedAttention, q, "k_pages", k_pages.size(1));
   const AttentionOptions options =
       CheckOptions(kPagedAttention, q.size(2), scale, window, soft_cap);
   // Tables on another device are that device's kernel to check: this call reads no memory there.
   if (q.device().device_type == kDLCPU) CheckIndices(block_table, token_row, k_pages.size(0));
+  const auto is_count = [](int32_t n) { return n >= 0; };
+  CheckValues<int32_t>(kPagedAttention, "windows", windows, is_count, "0 or more");
+  CheckValues<int32_t>(kPagedAttention, "sinks", sinks, is_count, "0 or more");
+  kPagedAttention.That(!windows.has_value() || !window.has_value(),
+                       "windows and window were both given, expected one of them");
   if (out.numel() == 0) return;
+  const ArrayView none(nullptr, kI32, {0}, q.device());
   paged_attention_kernel(q.device(), out, q, k_pages, v_pages, page_positions, block_table,
-                         token_row, token_position, options.scale, options.window,
-                         options.soft_cap);
+                         token_row, token_position, OrNone(windows, none), OrNone(sinks, none),
+                         options.scale, options.window, options.soft_cap);
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() { kPagedAttention.Register(PagedAttention); }

@@ -14,8 +14,8 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kLowestFinite = std::numeric_limits<float>::lowest();
 constexpr int64_t kGroups = 2048;  // maxima of a row: enough above the prefixes asked for
-constexpr int64_t kMaxGroup = 64;  // so that a stretch is at most 1024 elements
-constexpr int64_t kMaxStretch = kMaxGroup * kGroupLanes;
+constexpr int64_t kMaxStretch = GroupPeaks::kMaxStretch;
+constexpr int64_t kMaxGroup = kMaxStretch / kGroupLanes;
 constexpr int64_t kMaxPrefix = 1024;  // places that are sorted before a histogram is worth it
 constexpr size_t kSorted = 64;        // entries that are sorted rather than halved
 

@@ -16,6 +16,8 @@ inline int32_t IdOf(uint64_t rank) { return static_cast<int32_t>(rank & 0xFFFFFF
 /// elements, and little else.
 class GroupPeaks {
  public:
+  static constexpr int64_t kMaxStretch = 1024;  // elements
+
   /// x[n]; n > 0.
   GroupPeaks(const float* x, int64_t n);
 
@@ -25,7 +27,8 @@ class GroupPeaks {
   /// Something that at least min(k, n) elements are not below, if none is NaN; -inf where nothing
   /// better is known.
   float FloorOf(int64_t k) const;
-  /// fn(begin, count) for the stretches of the row that hold elements of `floor` or more, in order.
+  /// fn(begin, count) for the stretches of the row, of at most kMaxStretch elements, that hold some
+  /// of `floor` or more, in order.
   template <typename Fn>
   void ForStretchesAbove(float floor, Fn fn) const {
     for (int64_t c = 0; c * stretch_ < n_; ++c) {

@@ -18,7 +18,7 @@ class Network {
   virtual ~Network() = default;
 
   /// logits float32 [batch.n_outputs(), n_vocab]; kv has one entry per layer; appends the batch to
-  /// its pages.
+  /// its pages and writes batch.embeddings.
   virtual void Forward(const ForwardBatch& batch, const std::vector<KvLayer>& kv,
                        const Workspace& workspace, const RopeSettings& rope,
                        ArrayView logits) const = 0;

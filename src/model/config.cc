@@ -52,6 +52,10 @@ class Keys {
                                        << ") is not supported by this version";
   }
 
+  int64_t Number(const std::string& key, int64_t fallback) const {
+    return file_.Int(prefix_ + key).value_or(fallback);
+  }
+
   std::string Scaling() const {
     return std::string(file_.String(prefix_ + "rope.scaling.type").value_or("none"));
   }
@@ -127,6 +131,7 @@ ModelConfig ReadConfig(const Gguf& file, int64_t n_vocab) {
         << file.path() << ": value heads of another size than key heads are not supported";
   }
   ReadRope(keys, file.path(), c);
+  c.pooling_type = keys.Number("pooling_type", 0);
   return c;
 }
 

@@ -1,5 +1,6 @@
 // What a model is, read and checked from its metadata. Counterpart: config.cc.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -16,9 +17,12 @@ struct ModelConfig {
   double rope_base = 10000, rope_freq_scale = 1;  // scale multiplies positions
   int64_t rope_dims = 0;                          // rotated dims of each head
   bool rope_interleaved = false;                  // set by the architecture
+  int64_t pooling_type = 0;  // of texts' hidden rows, as GGUF numbers them; 0: not said
 
   int64_t q_dim() const { return n_heads * head_dim; }
   int64_t kv_dim() const { return n_kv_heads * head_dim; }
+  /// Of all activations but logits.
+  int64_t widest() const { return std::max({n_embd, q_dim(), n_ff}); }
 };
 
 /// Reads `<architecture>.*`. Throws ValueError naming the key that is missing or out of range,

@@ -3,6 +3,7 @@
 
 #include "kernels/linear.h"
 #include "kernels/rope.h"
+#include "kernels/scatter.h"
 
 namespace mlf {
 namespace {
@@ -24,7 +25,8 @@ class Decoder final : public Network {
   ArrayView freq_factors() const override { return freq_factors_.view(); }
 
  private:
-  void Logits(ArrayView hidden, ArrayView delta, const ForwardBatch& batch,
+  void Embed(ArrayView hidden, const ForwardBatch& batch) const;
+  void Finish(ArrayView hidden, ArrayView delta, const ForwardBatch& batch,
               const Workspace& workspace, ArrayView logits) const;
 
   std::shared_ptr<const Gguf> file_;  // what is not repacked points into it
@@ -66,8 +68,7 @@ void Decoder::Forward(const ForwardBatch& batch, const std::vector<KvLayer>& kv,
   const ArrayView hidden = workspace.Hidden(tokens), normed = workspace.Normed(tokens),
                   delta = workspace.Delta(tokens);
   const DLDevice device = hidden.device();
-  embedding_lookup_kernel(device, hidden, embedding_.view(), batch.tokens,
-                          static_cast<int64_t>(embedding_.format), config_.n_embd);
+  Embed(hidden, batch);
   rope_angles_kernel(device, workspace.CosSin(tokens), batch.positions, freq_factors(), rope.base,
                      rope.freq_scale);
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -79,24 +80,37 @@ void Decoder::Forward(const ForwardBatch& batch, const std::vector<KvLayer>& kv,
     }
     block.attention.Forward(delta, normed, batch, kv[i], workspace, config_);
     block.ff_norm.ForwardAdd(normed, hidden, delta);
-    block.ff.Forward(delta, normed, workspace);
+    block.ff.Forward(delta, normed, batch, workspace);
   }
-  if (batch.n_outputs() > 0) Logits(hidden, delta, batch, workspace, logits);
+  Finish(hidden, delta, batch, workspace, logits);
 }
 
-/// The head runs only for the rows that need logits. Normed, Query and the rest of the workspace
-/// are free here.
-void Decoder::Logits(ArrayView hidden, ArrayView delta, const ForwardBatch& batch,
+void Decoder::Embed(ArrayView hidden, const ForwardBatch& batch) const {
+  embedding_lookup_kernel(hidden.device(), hidden, embedding_.view(), batch.tokens,
+                          static_cast<int64_t>(embedding_.format), config_.n_embd);
+  if (!batch.soft_tokens.defined()) return;
+  scatter_rows_kernel(hidden.device(), hidden, batch.soft_rows, batch.soft_tokens, /*scale=*/1.0,
+                      /*add=*/false);
+}
+
+/// Hidden rows and logits. The head runs only for the rows that need logits. Normed, Query and the
+/// rest of the workspace are free here.
+void Decoder::Finish(ArrayView hidden, ArrayView delta, const ForwardBatch& batch,
                      const Workspace& workspace, ArrayView logits) const {
   const int64_t rows = batch.n_outputs();
+  const bool embeddings = batch.embedding_tokens.defined();
+  if (rows == 0 && !embeddings) return;
   const ArrayView normed = workspace.Normed(batch.size());
   output_norm_.ForwardAdd(normed, hidden, delta);
+  if (embeddings) GatherRows(batch.embeddings, normed, batch.embedding_tokens);
+  if (rows == 0) return;
   ArrayView chosen = normed;
   if (rows < batch.size()) {
     chosen = workspace.Hidden(rows);
     GatherRows(chosen, normed, batch.outputs);
   }
-  Activations(chosen, workspace).Times(head_.rows > 0 ? head_ : embedding_, logits);
+  Activations(chosen, workspace, batch.lora, &LoraRows::outputs)
+      .Times(head_.rows > 0 ? head_ : embedding_, logits);
 }
 
 }  // namespace

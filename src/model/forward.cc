@@ -30,9 +30,15 @@ Workspace::Workspace(const ModelConfig& config, int64_t max_tokens) : config_(co
   gate_ = floats(config.n_ff);
   up_ = floats(config.n_ff);
   cos_sin_ = floats(config.rope_dims);
-  const int64_t widest = std::max({config.n_embd, config.q_dim(), config.n_ff});
-  const int64_t padded = (widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock;
-  quantized_ = Buffer::For(purpose, max_tokens * QuantizedRowBytes(padded, kMaxActivationPlanes));
+  const int64_t widest = config.widest(),
+                padded = (widest + kQuantBlock - 1) / kQuantBlock * kQuantBlock,
+                quantized_bytes = max_tokens * QuantizedRowBytes(padded, kMaxActivationPlanes);
+  quantized_ = Buffer::For(purpose, quantized_bytes);
+  adapter_input_ = floats(widest);
+  adapter_low_ = floats(widest);
+  adapter_quantized_ = Buffer::For(purpose, quantized_bytes);
+  adapter_output_ =
+      Buffer::For(purpose, std::max(max_tokens * widest, config.n_vocab) * kFloatBytes);
 }
 
 ArrayView Workspace::CosSin(int64_t tokens) const {
@@ -41,6 +47,14 @@ ArrayView Workspace::CosSin(int64_t tokens) const {
 
 ArrayView Workspace::Quantized(int64_t tokens, int64_t cols, int planes) const {
   return {quantized_.data(), kU8, {tokens, QuantizedRowBytes(cols, planes)}};
+}
+
+ArrayView Workspace::AdapterQuantized(int64_t tokens, int64_t cols, int planes) const {
+  return {adapter_quantized_.data(), kU8, {tokens, QuantizedRowBytes(cols, planes)}};
+}
+
+int64_t Workspace::AdapterTokens(int64_t cols) const {
+  return adapter_output_.bytes() / kFloatBytes / cols;
 }
 
 }  // namespace mlf

@@ -1,6 +1,7 @@
 // What one forward pass takes: a flat batch of tokens of any mix of sequences, the pages of the
-// cache, working memory.
+// cache, working memory. Counterpart: forward.cc.
 #pragma once
+#include <span>
 #include <vector>
 
 #include "base/array.h"
@@ -8,6 +9,18 @@
 #include "model/config.h"
 
 namespace mlf {
+
+class LoraAdapter;
+
+/// Which tokens of a batch go through an adapter: y += scale * B(A x) wherever it has a pair for
+/// the weight of y. Several of one token add up in the order in which they stand.
+struct LoraRows {
+  const LoraAdapter* adapter;
+  float scale;       // times the adapter's own
+  ArrayView tokens;  // int32 [k], no token twice
+  ArrayView
+      outputs;  // int32 [j]: rows of the logits that are theirs; undefined when there are none
+};
 
 /// Token t of the batch belongs to row rows[t] of the block table and is stored at entry slots[t].
 /// `copies` of its keys and values go to other entries too (a token of several sequences).
@@ -21,6 +34,15 @@ struct ForwardBatch {
   ArrayView copy_tokens;     // int32 [copies], undefined when there are none
   ArrayView copy_slots;      // int64 [copies]
   ArrayView outputs;         // int32 [n_outputs]: tokens whose logits are wanted
+
+  // What few batches have; undefined and empty else.
+  ArrayView soft_tokens;  // int32 [m]: tokens whose embedding is given, whatever their id
+  ArrayView soft_rows;    // float32 [m, n_embd]: these embeddings
+  ArrayView windows;      // int32 [n]: token t at p sees positions > p − windows[t], 0: all ...
+  ArrayView sinks;        // int32 [n]: ... and those < sinks[t]; undefined: none
+  ArrayView embedding_tokens;  // int32 [e]: tokens whose last hidden row, normed, is wanted
+  ArrayView embeddings;        // float32 [e, n_embd], written: these rows
+  std::span<const LoraRows> lora;
 
   int64_t size() const { return tokens.size(0); }
   int64_t n_outputs() const { return outputs.size(0); }
@@ -61,6 +83,19 @@ class Workspace {
   ArrayView CopiedValue(int64_t copies) const {
     return Heads(copied_value_, copies, config_.n_kv_heads);
   }
+  // Of tokens that go through an adapter: what it reads, A times that, and B times A times that.
+  ArrayView AdapterInput(int64_t tokens, int64_t cols) const {
+    return Rows(adapter_input_, tokens, cols);
+  }
+  ArrayView AdapterLow(int64_t tokens, int64_t rank) const {
+    return Rows(adapter_low_, tokens, rank);
+  }
+  ArrayView AdapterOutput(int64_t tokens, int64_t cols) const {
+    return Rows(adapter_output_, tokens, cols);
+  }
+  ArrayView AdapterQuantized(int64_t tokens, int64_t cols, int planes) const;
+  /// How many tokens AdapterOutput has room for, of so many columns: all unless these are logits.
+  int64_t AdapterTokens(int64_t cols) const;
 
  private:
   static ArrayView Rows(const Buffer& buffer, int64_t tokens, int64_t cols) {
@@ -74,6 +109,7 @@ class Workspace {
   Buffer hidden_, normed_, delta_, query_, key_, value_, attended_, gate_, up_, cos_sin_,
       quantized_;
   Buffer copied_key_, copied_value_;
+  Buffer adapter_input_, adapter_low_, adapter_output_, adapter_quantized_;
 };
 
 }  // namespace mlf

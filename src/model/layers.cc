@@ -1,6 +1,7 @@
 // Layers that architectures share. Counterpart: layers.h.
 #include "model/layers.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/activation.h"
@@ -8,6 +9,7 @@
 #include "kernels/linear.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
+#include "kernels/scatter.h"
 
 namespace mlf {
 
@@ -21,7 +23,9 @@ void GatherRows(ArrayView out, ArrayView x, ArrayView indices) {
                           indices, static_cast<int64_t>(Format::kF32), width);
 }
 
-Activations::Activations(ArrayView x, const Workspace& workspace) : x_(x), workspace_(workspace) {}
+Activations::Activations(ArrayView x, const Workspace& workspace, std::span<const LoraRows> lora,
+                         ArrayView LoraRows::* rows)
+    : x_(x), workspace_(workspace), lora_(lora), rows_(rows) {}
 
 void Activations::Times(const Weight& w, ArrayView out, const Vector* bias) {
   const int64_t tokens = x_.size(0);
@@ -35,6 +39,39 @@ void Activations::Times(const Weight& w, ArrayView out, const Vector* bias) {
   }
   linear_kernel(x_.device(), flat, input, w.view(), bias_view, static_cast<int64_t>(w.format),
                 w.cols);
+  for (const LoraRows& use : lora_) {
+    const LoraPair* pair = use.adapter->Find(w);
+    if (pair == nullptr || !(use.*rows_).defined()) continue;
+    Adapt(*pair, double{use.scale} * pair->scale, use.*rows_, flat);
+  }
+}
+
+void Activations::Adapt(const LoraPair& pair, double scale, ArrayView rows, ArrayView out) const {
+  const DLDevice device = x_.device();
+  const auto multiply = [&](ArrayView to, ArrayView x, const Weight& w) {
+    const int planes = ActivationPlanes(w.format);
+    ArrayView input = x;
+    if (planes > 0) {
+      input = workspace_.AdapterQuantized(x.size(0), w.cols, planes);
+      quantize_activations_kernel(device, input, x, planes);
+    }
+    linear_kernel(device, to, input, w.view(), ArrayView(nullptr, kF32, {0}),
+                  static_cast<int64_t>(w.format), w.cols);
+  };
+  // The tokens of an adapter are brought together: each row is a computation of its own, whatever
+  // stands beside it.
+  const int64_t count = rows.size(0), most = workspace_.AdapterTokens(pair.b.rows);
+  for (int64_t begin = 0; begin < count; begin += most) {
+    const int64_t n = std::min(most, count - begin);
+    const ArrayView here(rows.data<int32_t>() + begin, kI32, {n}, device),
+        input = workspace_.AdapterInput(n, pair.a.cols),
+        low = workspace_.AdapterLow(n, pair.rank()),
+        output = workspace_.AdapterOutput(n, pair.b.rows);
+    GatherRows(input, x_, here);
+    multiply(low, input, pair.a);
+    multiply(output, low, pair.b);
+    scatter_rows_kernel(device, out, output, here, scale, /*add=*/true);
+  }
 }
 
 void Norm::Forward(ArrayView out, ArrayView x) const {
@@ -79,7 +116,7 @@ void Attention::Forward(ArrayView out, ArrayView x, const ForwardBatch& batch, c
   const ArrayView query = workspace.Query(tokens), key = workspace.Key(tokens),
                   value = workspace.Value(tokens);
   const DLDevice device = x.device();
-  Activations input(x, workspace);
+  Activations input(x, workspace, batch.lora);
   input.Times(q, query, &q_bias);
   input.Times(k, key, &k_bias);
   input.Times(v, value, &v_bias);
@@ -88,10 +125,11 @@ void Attention::Forward(ArrayView out, ArrayView x, const ForwardBatch& batch, c
   Append(batch, kv, workspace);
   const ArrayView attended = workspace.Attended(tokens);
   paged_attention_kernel(device, attended, query, kv.k, kv.v, batch.page_positions,
-                         batch.block_table, batch.rows, batch.positions,
+                         batch.block_table, batch.rows, batch.positions, batch.windows, batch.sinks,
                          1 / std::sqrt(static_cast<double>(config.head_dim)), /*window=*/0,
                          /*soft_cap=*/0.0);
-  Activations(ArrayView(attended.data<void>(), kF32, {tokens, config.q_dim()}), workspace)
+  Activations(ArrayView(attended.data<void>(), kF32, {tokens, config.q_dim()}), workspace,
+              batch.lora)
       .Times(output, out);
 }
 
@@ -102,13 +140,14 @@ FeedForward FeedForward::Load(WeightLoader& loader, const std::string& block,
           loader.Matrix(block + "ffn_down.weight", c.n_embd, c.n_ff)};
 }
 
-void FeedForward::Forward(ArrayView out, ArrayView x, const Workspace& workspace) const {
+void FeedForward::Forward(ArrayView out, ArrayView x, const ForwardBatch& batch,
+                          const Workspace& workspace) const {
   const ArrayView gated = workspace.Gate(x.size(0)), upper = workspace.Up(x.size(0));
-  Activations input(x, workspace);
+  Activations input(x, workspace, batch.lora);
   input.Times(gate, gated);
   input.Times(up, upper);
   silu_mul_kernel(x.device(), gated, gated, upper);
-  Activations(gated, workspace).Times(down, out);
+  Activations(gated, workspace, batch.lora).Times(down, out);
 }
 
 }  // namespace mlf

@@ -1,9 +1,11 @@
 // Layers that architectures share. Every computation is a kernel call. Counterpart: layers.cc.
 #pragma once
+#include <span>
 #include <string>
 
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/lora.h"
 #include "model/weights.h"
 
 namespace mlf {
@@ -15,14 +17,22 @@ void GatherRows(ArrayView out, ArrayView x, ArrayView indices);
 /// read them.
 class Activations {
  public:
-  Activations(ArrayView x, const Workspace& workspace);  // x float32 [tokens, cols]
+  /// x float32 [tokens, cols]; `lora` says with `rows` which rows of x go through an adapter.
+  Activations(ArrayView x, const Workspace& workspace, std::span<const LoraRows> lora,
+              ArrayView LoraRows::* rows = &LoraRows::tokens);
 
-  /// out[t, n] = x[t, :] · w[n, :] (+ bias[n]); out has rows * tokens elements in any shape.
+  /// out[t, n] = x[t, :] · w[n, :] (+ bias[n]), plus what adapters add; out has rows * tokens
+  /// elements in any shape.
   void Times(const Weight& w, ArrayView out, const Vector* bias = nullptr);
 
  private:
+  /// out[t, :] += scale * B(A x[t, :]) for t of `rows`.
+  void Adapt(const LoraPair& pair, double scale, ArrayView rows, ArrayView out) const;
+
   ArrayView x_;
   const Workspace& workspace_;
+  std::span<const LoraRows> lora_;
+  ArrayView LoraRows::* rows_;
   int planes_ = 0;  // of the rounded form that the workspace holds
 };
 
@@ -57,7 +67,8 @@ struct FeedForward {
 
   static FeedForward Load(WeightLoader& loader, const std::string& block,
                           const ModelConfig& config);
-  void Forward(ArrayView out, ArrayView x, const Workspace& workspace) const;
+  void Forward(ArrayView out, ArrayView x, const ForwardBatch& batch,
+               const Workspace& workspace) const;
 };
 
 }  // namespace mlf

@@ -83,6 +83,7 @@ std::shared_ptr<const Model> Model::Load(const std::string& path, const ModelOpt
   WeightLoader loader(model->file_, {.repack = options.repack, .progress = options.progress});
   model->network_ = build(model->config_, loader);
   loader.Finish();
+  model->matrices_ = loader.matrices();
   return model;
 }
 

@@ -25,6 +25,7 @@ class Model {
   std::shared_ptr<const Network> network() const;
   std::shared_ptr<const Gguf> file() const;
   const std::shared_ptr<const Vocab>& vocab() const { return vocab_; }
+  const std::vector<MatrixInfo>& matrices() const { return matrices_; }
   int n_threads() const { return n_threads_; }
 
   /// A number that two files with other weights do not share: names, shapes, formats and the first
@@ -44,6 +45,7 @@ class Model {
   ModelConfig config_;
   std::shared_ptr<const Vocab> vocab_;
   mutable std::shared_ptr<const Network> network_;
+  std::vector<MatrixInfo> matrices_;
   int n_threads_ = 0;
 };
 

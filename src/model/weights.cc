@@ -49,11 +49,17 @@ void WeightLoader::Report(int64_t bytes) {
     TVM_FFI_THROW(RuntimeError) << "loading was cancelled by the progress callback";
 }
 
+int64_t WeightLoader::Number(const std::string& name, int64_t rows, int64_t cols) {
+  matrices_.push_back({name, rows, cols});
+  return static_cast<int64_t>(matrices_.size()) - 1;
+}
+
 Weight WeightLoader::Matrix(const std::string& name, int64_t rows, int64_t cols) {
   if (!options_.repack) return Table(name, rows, cols);
   const GgufTensor& tensor = Take(name, {rows, cols});
-  Weight w{tensor.format, rows, cols,
-           Buffer::For(Purpose(name), PackedBytes(tensor.format, rows, cols)), nullptr};
+  Weight w{tensor.format, rows,
+           cols,          Buffer::For(Purpose(name), PackedBytes(tensor.format, rows, cols)),
+           nullptr,       Number(name, rows, cols)};
   const ArrayView source(const_cast<uint8_t*>(tensor.data), kU8,
                          {rows, RowBytes(tensor.format, cols)});
   pack_weight_kernel({kDLCPU, 0}, w.view(), source, static_cast<int64_t>(w.format), cols);
@@ -65,7 +71,7 @@ Weight WeightLoader::Matrix(const std::string& name, int64_t rows, int64_t cols)
 Weight WeightLoader::Table(const std::string& name, int64_t rows, int64_t cols) {
   const GgufTensor& tensor = Take(name, {rows, cols});
   Report(tensor.bytes);
-  return {tensor.format, rows, cols, Buffer(), tensor.data};
+  return {tensor.format, rows, cols, Buffer(), tensor.data, Number(name, rows, cols)};
 }
 
 Vector WeightLoader::Values(const std::string& name, int64_t size) {

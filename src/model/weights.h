@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <unordered_set>
+#include <vector>
 
 #include "base/array.h"
 #include "base/buffer.h"
@@ -19,8 +20,17 @@ struct Weight {
   int64_t rows = 0, cols = 0;
   Buffer tiled;
   const uint8_t* file = nullptr;
+  int64_t index = -1;  // among the matrices of its loader
 
   ArrayView view() const;  // uint8, 1-D when tiled, else [rows, row_bytes]
+};
+
+/// A matrix that a loader gave out, by Weight::index.
+struct MatrixInfo {
+  std::string name;
+  int64_t rows, cols;
+
+  bool operator==(const MatrixInfo&) const = default;
 };
 
 /// A float32 vector; empty when the file has none.
@@ -56,15 +66,20 @@ class WeightLoader {
   Vector Values(const std::string& name, int64_t size);
   Vector OptionalValues(const std::string& name, int64_t size);
 
+  /// All matrices and tables so far.
+  const std::vector<MatrixInfo>& matrices() const { return matrices_; }
+
   void Finish() const;
 
  private:
   const GgufTensor& Take(const std::string& name, std::initializer_list<int64_t> shape);
+  int64_t Number(const std::string& name, int64_t rows, int64_t cols);
   void Report(int64_t bytes);
 
   std::shared_ptr<const Gguf> file_;
   LoadOptions options_;
   std::unordered_set<std::string> taken_;
+  std::vector<MatrixInfo> matrices_;
   int64_t total_bytes_ = 0, done_bytes_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #include "base/thread_pool.h"
 #include "kernels/rope.h"
 #include "runtime/exclusive.h"
+#include "runtime/row_tensor.h"
 
 namespace mlf {
 namespace {
@@ -15,13 +16,13 @@ namespace {
 constexpr int64_t kMaxContext = int64_t{1} << 30, kMaxSequences = 65536,
                   kMaxBatch = int64_t{1} << 20;
 
-ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
+ContextOptions Checked(ContextOptions options, const Model& model) {
   const auto check = [](const char* name, int64_t value, int64_t max) {
     if (value >= 1 && value <= max) return;
     TVM_FFI_THROW(ValueError) << "context: " << name << " is " << value << ", expected 1 to "
                               << max;
   };
-  if (options.n_ctx == 0) options.n_ctx = config.n_ctx_train;
+  if (options.n_ctx == 0) options.n_ctx = model.config().n_ctx_train;
   check("n_ctx", options.n_ctx, kMaxContext);
   check("n_seq_max", options.n_seq_max, kMaxSequences);
   check("n_batch", options.n_batch, kMaxBatch);
@@ -32,74 +33,30 @@ ContextOptions Checked(ContextOptions options, const ModelConfig& config) {
   };
   check_rope("rope_freq_base", options.rope_freq_base);
   check_rope("rope_freq_scale", options.rope_freq_scale);
+  for (const AdapterUse& use : options.lora) {
+    use.adapter->CheckFits(model);
+    if (std::isfinite(static_cast<float>(use.scale))) continue;
+    TVM_FFI_THROW(ValueError) << "context: the scale of an adapter in lora is " << use.scale
+                              << ", expected a finite number";
+  }
   return options;
 }
 
-/// Owned by the tensor that views it.
-struct LogitsMemory {
-  std::shared_ptr<Buffer> buffer;
-  void AllocData(DLTensor* tensor) {
-    const int64_t rows = tensor->shape[0], bytes = rows * tensor->shape[1] * int64_t{sizeof(float)};
-    buffer = std::make_shared<Buffer>(Buffer::For(std::to_string(rows) + " rows of logits", bytes));
-    tensor->data = buffer->data();
+void AllocateRows(const char* what, int64_t rows, int64_t cols, std::optional<ffi::Tensor>* kept) {
+  // Written again only when nobody else looks at it: a row that a caller holds never changes under
+  // its hands.
+  if (*kept && (*kept)->use_count() == 1 && (*kept)->size(0) == rows) {
+    std::atomic_thread_fence(std::memory_order_acquire);  // after the last read of who let it go
+    return;
   }
-  void FreeData(DLTensor*) {}
-};
-
-template <typename T>
-ArrayView View(std::vector<T>& values, DLDataType dtype) {
-  return {values.data(), dtype, {static_cast<int64_t>(values.size())}};
+  *kept = NewRows(what, rows, cols);
 }
 
 }  // namespace
 
-/// The arrays of one forward pass.
-struct Context::Step {
-  std::vector<int32_t> tokens, positions, rows, outputs, copy_tokens, block_table;
-  std::vector<int64_t> slots, copy_slots;
-  std::vector<int64_t> row_sequences;  // the sequence of each row of the block table
-  int64_t max_pages = 0;
-
-  int32_t RowOf(int64_t seq) {
-    const auto found = std::find(row_sequences.begin(), row_sequences.end(), seq);
-    const auto row = static_cast<int32_t>(found - row_sequences.begin());
-    if (found == row_sequences.end()) row_sequences.push_back(seq);
-    return row;
-  }
-
-  void FillBlockTable(const KvCache& cache) {
-    for (int64_t seq : row_sequences) {
-      max_pages = std::max(max_pages, static_cast<int64_t>(cache.pages(seq).size()));
-    }
-    block_table.assign(row_sequences.size() * max_pages, -1);
-    for (size_t row = 0; row < row_sequences.size(); ++row) {
-      const std::vector<int32_t>& pages = cache.pages(row_sequences[row]);
-      std::copy(pages.begin(), pages.end(), block_table.begin() + row * max_pages);
-    }
-  }
-
-  ForwardBatch Views(const KvCache& cache) {
-    ForwardBatch batch{View(tokens, kI32),
-                       View(positions, kI32),
-                       View(rows, kI32),
-                       View(slots, kI64),
-                       {},
-                       cache.page_positions(),
-                       {},
-                       {},
-                       View(outputs, kI32)};
-    batch.block_table = {
-        block_table.data(), kI32, {static_cast<int64_t>(row_sequences.size()), max_pages}};
-    if (copy_tokens.empty()) return batch;
-    batch.copy_tokens = View(copy_tokens, kI32);
-    batch.copy_slots = View(copy_slots, kI64);
-    return batch;
-  }
-};
-
 Context::Context(std::shared_ptr<const Model> model, const ContextOptions& options)
     : model_(std::move(model)),
-      options_(Checked(options, model_->config())),
+      options_(Checked(options, *model_)),
       rope_{
           options.rope_freq_base > 0 ? options.rope_freq_base : model_->config().rope_base,
           options.rope_freq_scale > 0 ? options.rope_freq_scale : model_->config().rope_freq_scale},
@@ -132,27 +89,35 @@ void Context::DecodeExclusive(const Batch& batch) {
   const ThreadLimit limit(model_->n_threads());
   const auto network = model_->network();  // kept for the pass even if somebody closes the model
   const std::map<int64_t, int64_t> added = Validate(batch);
-  int64_t n_outputs = 0;
-  for (const BatchToken& t : batch.tokens) n_outputs += t.logits ? 1 : 0;
-  AllocateLogits(n_outputs);
   std::map<int64_t, int64_t> count_before;
   for (const auto& [seq, n] : added) count_before[seq] = cache_.count(seq);
   try {
-    const std::span<const BatchToken> all(batch.tokens);
+    AllocateOutputs(batch);
+    const std::vector<BatchToken>& all = batch.tokens;
     int64_t first_output = 0;
     for (size_t begin = 0, end = 0; begin < all.size(); begin = end) {
       for (int64_t entries = 0; end < all.size(); ++end) {  // a pass stores at most n_batch entries
         entries += static_cast<int64_t>(all[end].sequences.size());
         if (end > begin && entries > options_.n_batch) break;
       }
-      Run(*network, all.subspan(begin, end - begin), first_output);
-      for (size_t i = begin; i < end; ++i) first_output += all[i].logits ? 1 : 0;
+      Run(*network, batch, begin, end, first_output);
+      first_output += step_.n_outputs();
     }
   } catch (...) {
     for (const auto& [seq, count] : count_before) cache_.Truncate(seq, cache_.count(seq) - count);
     logits_.reset();
+    embeddings_.reset();
     throw;
   }
+}
+
+void Context::AllocateOutputs(const Batch& batch) {
+  int64_t n_outputs = 0;
+  for (const BatchToken& t : batch.tokens) n_outputs += t.logits ? 1 : 0;
+  AllocateRows("logits", n_outputs, model_->config().n_vocab, &logits_);
+  if (!options_.embeddings) return;
+  AllocateRows("embeddings", static_cast<int64_t>(batch.tokens.size()), model_->config().n_embd,
+               &embeddings_);
 }
 
 std::map<int64_t, int64_t> Context::Validate(const Batch& batch) const {
@@ -195,40 +160,29 @@ void Context::CheckToken(const BatchToken& t, size_t index) const {
   }
 }
 
-void Context::Run(const Network& network, std::span<const BatchToken> tokens,
-                  int64_t first_output) {
-  Step step;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const BatchToken& t = tokens[i];
-    const int32_t index = static_cast<int32_t>(i), position = static_cast<int32_t>(t.position);
-    step.tokens.push_back(static_cast<int32_t>(t.token));
-    step.positions.push_back(position);
-    step.rows.push_back(step.RowOf(t.sequences[0]));
-    step.slots.push_back(cache_.Append(t.sequences[0], position));
-    for (size_t s = 1; s < t.sequences.size(); ++s) {
-      step.copy_tokens.push_back(index);
-      step.copy_slots.push_back(cache_.Append(t.sequences[s], position));
-    }
-    if (t.logits) step.outputs.push_back(index);
+void Context::AddToStep(const BatchToken& t) {
+  const auto token = static_cast<int32_t>(t.token), position = static_cast<int32_t>(t.position);
+  step_.Add(cache_, t.sequences[0], token, position, t.logits);
+  for (size_t s = 1; s < t.sequences.size(); ++s) step_.AlsoIn(cache_, t.sequences[s], position);
+  for (const AdapterUse& use : options_.lora) {
+    step_.Adapt(*use.adapter, static_cast<float>(use.scale));
   }
-  step.FillBlockTable(cache_);
-  const ForwardBatch batch = step.Views(cache_);
-  const int64_t n_vocab = model_->config().n_vocab;
-  auto* rows = static_cast<float*>(logits_->data_ptr()) + first_output * n_vocab;
-  network.Forward(batch, cache_.layers(), workspace_, rope_,
-                  ArrayView(rows, kF32, {batch.n_outputs(), n_vocab}));
+  if (options_.embeddings) step_.WantEmbedding();
 }
 
-void Context::AllocateLogits(int64_t rows) {
-  const int64_t n_vocab = model_->config().n_vocab;
-  // Written again only when nobody else looks at it: a row that a caller holds never changes under
-  // its hands.
-  if (logits_ && logits_->use_count() == 1 && logits_->size(0) == rows) {
-    std::atomic_thread_fence(std::memory_order_acquire);  // after the last read of who let it go
-    return;
+void Context::Run(const Network& network, const Batch& batch, int64_t begin, int64_t end,
+                  int64_t first_output) {
+  step_.Clear();
+  for (int64_t i = begin; i < end; ++i) AddToStep(batch.tokens[i]);
+  ForwardBatch forward = step_.Views(cache_);
+  const int64_t n_vocab = model_->config().n_vocab, n_embd = model_->config().n_embd;
+  if (options_.embeddings) {
+    auto* rows = static_cast<float*>(embeddings_->data_ptr()) + begin * n_embd;
+    forward.embeddings = ArrayView(rows, kF32, {end - begin, n_embd});
   }
-  logits_ = ffi::Tensor::FromNDAlloc(LogitsMemory{nullptr}, ffi::Shape({rows, n_vocab}), kF32,
-                                     DLDevice{kDLCPU, 0});
+  auto* rows = static_cast<float*>(logits_->data_ptr()) + first_output * n_vocab;
+  network.Forward(forward, cache_.layers(), workspace_, rope_,
+                  ArrayView(rows, kF32, {forward.n_outputs(), n_vocab}));
 }
 
 ffi::Tensor Context::logits() const {
@@ -237,6 +191,16 @@ ffi::Tensor Context::logits() const {
     TVM_FFI_THROW(RuntimeError)
         << "logits: nothing has been decoded yet, or the last decode failed";
   return *logits_;
+}
+
+ffi::Tensor Context::embeddings() const {
+  const ExclusiveUse exclusive = Use();
+  if (!options_.embeddings)
+    TVM_FFI_THROW(ValueError) << "embeddings: this context was made without embeddings=True";
+  if (!embeddings_)
+    TVM_FFI_THROW(RuntimeError)
+        << "embeddings: nothing has been decoded yet, or the last decode failed";
+  return *embeddings_;
 }
 
 std::span<const float> LogitsRow(const ffi::Tensor& logits, int64_t index) {
@@ -335,6 +299,7 @@ void Context::Clear() {
   const ExclusiveUse exclusive = Use();
   for (int64_t seq = 0; seq < n_seq_max(); ++seq) cache_.Clear(seq);
   logits_.reset();
+  embeddings_.reset();
 }
 
 }  // namespace mlf

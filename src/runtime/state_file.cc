@@ -28,7 +28,7 @@ constexpr char kMagic[8] = {'M', 'L', 'F', 'S', 'T', 'A', 'T', 'E'};
 constexpr uint32_t kVersion = 3;
 constexpr size_t kShownBytes = 200;  // of a signature, in messages
 
-std::string Signature(const Model& model, const RopeSettings& rope, DLDataType kv_dtype) {
+std::string Signature(const Model& model, const RopeSettings& rope, const ContextOptions& options) {
   const ModelConfig& c = model.config();
   std::string text = c.architecture + "/" + c.name;
   for (int64_t n : {c.n_layers, c.n_embd, c.n_heads, c.n_kv_heads, c.head_dim, c.n_vocab, c.n_ff}) {
@@ -37,7 +37,15 @@ std::string Signature(const Model& model, const RopeSettings& rope, DLDataType k
   text.append("/").append(std::to_string(model.Fingerprint()));
   char angles[80];  // of the keys' rotation, to the bit
   std::snprintf(angles, sizeof angles, "/rope base %.17g, scale %.17g", rope.base, rope.freq_scale);
-  return text.append(angles).append("/").append(DtypeName(kv_dtype));
+  text.append(angles).append("/").append(DtypeName(options.kv_dtype));
+  for (const AdapterUse& use : options.lora) {
+    char adapter[80];
+    std::snprintf(adapter, sizeof adapter, "/lora %016llx, scale %.9g",
+                  static_cast<unsigned long long>(use.adapter->fingerprint()),
+                  static_cast<float>(use.scale));
+    text.append(adapter);
+  }
+  return text;
 }
 
 void RefuseNullByte(const char* name, const std::string& path) {
@@ -242,7 +250,7 @@ void Context::SaveState(const std::string& path, std::optional<int64_t> seq) con
       if (rows.emplace(page, static_cast<uint32_t>(pages.size())).second) pages.push_back(page);
     }
   }
-  const std::string signature = Signature(*model_, rope_, options_.kv_dtype);
+  const std::string signature = Signature(*model_, rope_, options_);
   Writer out(path);
   out.Bytes(kMagic, sizeof kMagic);
   out.Value(kVersion);
@@ -272,8 +280,7 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
   const ExclusiveUse exclusive = Use();
   if (seq) CheckSequence(*seq);
   // Read and checked whole before anything changes.
-  SavedState state =
-      ReadState(path, Signature(*model_, rope_, options_.kv_dtype), cache_.entry_bytes());
+  SavedState state = ReadState(path, Signature(*model_, rope_, options_), cache_.entry_bytes());
   if (seq && state.tables.size() != 1) {
     TVM_FFI_THROW(ValueError) << "load_state: " << QuotedPath(path) << " holds "
                               << state.tables.size() << " sequences, expected one";
@@ -301,6 +308,7 @@ void Context::LoadState(const std::string& path, std::optional<int64_t> seq) {
     entry += cache_.entry_bytes();
   }
   logits_.reset();
+  embeddings_.reset();
 }
 
 }  // namespace mlf

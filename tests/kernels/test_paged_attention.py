@@ -44,11 +44,15 @@ class Cache:
             q, self.k, self.v, self.positions, self.table, row, position, **options
         )
 
-    def expected(self, q, row, position, *, window=None, **options):
+    def expected(self, q, row, position, *, window=None, windows=None, sinks=None, **options):
         out = np.zeros(q.shape)
         for t in range(len(q)):
             j = np.arange(self.lengths[row[t]])
-            seen = (j <= position[t]) & (position[t] - j < (window or 2**60))
+            reach = window if windows is None else windows[t]
+            seen = position[t] - j < (reach or 2**60)
+            if sinks is not None:
+                seen |= j < sinks[t]
+            seen &= j <= position[t]
             k, v = self.keys[row[t]], self.values[row[t]]
             out[t] = attend(q[t : t + 1], k, v, seen[None], **options)[0]
         return out
@@ -90,6 +94,24 @@ def test_prefill_and_decode_of_many_sequences_in_one_call(window, soft_cap):
             q[t : t + 1], row[t : t + 1], position[t : t + 1], window=window, soft_cap=soft_cap
         )
         np.testing.assert_array_equal(alone[0], out[t])
+
+
+def test_windows_and_sinks_of_each_token():
+    cache = Cache([150, 40], seed=1)
+    position = np.arange(30, 150, 3)
+    row, q = np.zeros(len(position), int), queries(len(position))
+    rng = np.random.default_rng(2)
+    views = {
+        "windows": rng.choice([0, 1, 2, 31, 32, 33, 1000], len(position)).astype(np.int32),
+        "sinks": rng.choice([0, 1, 4, 33, 1000], len(position)).astype(np.int32),
+    }
+    for names in [("windows", "sinks"), ("windows",), ("sinks",)]:
+        options = {name: views[name] for name in names}
+        out = cache.attend(q, row, position, **options)
+        assert row_error(out, cache.expected(q, row, position, **options)) < TOLERANCE["float32"]
+    options = {"sinks": views["sinks"], "window": 20}
+    out = cache.attend(q, row, position, **options)
+    assert row_error(out, cache.expected(q, row, position, **options)) < TOLERANCE["float32"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -254,6 +276,11 @@ REJECTED = {
         "q has 3 heads, expected a multiple of the 2 of k_pages",
     ),
     "window": ({"window": 0}, ValueError, "window must be positive"),
+    "windows": ({"windows": i32(1, -1, 0)}, ValueError, r"windows\[1\] is -1, expected 0 or more"),
+    "sinks": ({"sinks": i32(0, 4, -2)}, ValueError, r"sinks\[2\] is -2, expected 0 or more"),
+    "dtype of windows": ({"windows": np.ones(3, np.int64)}, TypeError, "windows is int64"),
+    "length of sinks": ({"sinks": i32(1, 2)}, ValueError, r"sinks has shape \[2\]"),
+    "two windows": ({"window": 3, "windows": i32(1, 2, 3)}, ValueError, "windows and window were"),
     "soft_cap": ({"soft_cap": float("nan")}, ValueError, "soft_cap must be a positive"),
     "scale": ({"scale": float("inf")}, ValueError, "scale must be a finite"),
     "strides": ({"q": np.ones((3, 4, 32), np.float32)[..., ::2]}, ValueError, "q must be contig"),

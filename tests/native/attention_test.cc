@@ -153,7 +153,7 @@ void TestSameAsPages(int64_t head_dim) {
   kv_append_kernel(kCpu, k_pages, v_pages, x.k, x.v, slots);
   for (const Options& o : {Options{}, {true, 50, 0}, {true, 0, 3}}) {
     paged_attention_kernel(kCpu, out, x.q, k_pages, v_pages, positions, table, row, position,
-                           x.scale(), o.window, o.soft_cap);
+                           ArrayView(), ArrayView(), x.scale(), o.window, o.soft_cap);
     MLF_EXPECT(SameBits(out, x.Run(o)));
   }
 }

@@ -73,9 +73,23 @@ struct Cache {
   }
 };
 
+const ArrayView kNone;
+
 struct Queries {
   OwnedArray<float> q;
   OwnedArray<int32_t> row, position;
+  std::vector<int32_t> windows{}, sinks{};  // of each token, or empty
+
+  static ArrayView View(const std::vector<int32_t>& values) {
+    if (values.empty()) return kNone;
+    return {const_cast<int32_t*>(values.data()), kI32, {static_cast<int64_t>(values.size())}};
+  }
+  bool Sees(int64_t t, int64_t entry, int64_t window) const {
+    if (entry < 0 || entry > position[t]) return false;
+    if (!windows.empty()) window = windows[t];
+    const bool is_sink = !sinks.empty() && entry < sinks[t];
+    return window == 0 || position[t] - entry < window || is_sink;
+  }
 };
 
 /// `tokens` queries of a sequence, the last one at `last`.
@@ -95,8 +109,8 @@ OwnedArray<float> Run(const Cache<T>& c, const Queries& x, double scale, int64_t
                       double soft_cap = 0) {
   OwnedArray<float> out({x.q.view.size(0), x.q.view.size(1), c.head_dim});
   std::fill(out.data.begin(), out.data.end(), kNan);
-  paged_attention_kernel(kCpu, out, x.q, c.k, c.v, c.positions, c.table, x.row, x.position, scale,
-                         window, soft_cap);
+  paged_attention_kernel(kCpu, out, x.q, c.k, c.v, c.positions, c.table, x.row, x.position,
+                         x.View(x.windows), x.View(x.sinks), scale, window, soft_cap);
   return out;
 }
 
@@ -112,8 +126,7 @@ std::vector<double> Reference(const Cache<T>& c, const Queries& x, int64_t t, in
     if (page < 0) break;
     for (int64_t e = 0; e < kPageSize; ++e) {
       const int32_t position = c.positions[page * kPageSize + e];
-      if (position < 0 || position > x.position[t]) continue;
-      if (window > 0 && x.position[t] - position >= window) continue;
+      if (!x.Sees(t, position, window)) continue;
       double s = 0;
       for (int64_t d = 0; d < dim; ++d) {
         s += x.q.At((t * heads + h) * dim + d) *
@@ -193,8 +206,8 @@ void TestNarrowQueries() {
     q[i] = FromFloat<Q>(x.q[i]);
     x.q[i] = static_cast<float>(q[i]);
   }
-  paged_attention_kernel(kCpu, out, q, c.k, c.v, c.positions, c.table, x.row, x.position, 0.3, 0,
-                         0);
+  paged_attention_kernel(kCpu, out, q, c.k, c.v, c.positions, c.table, x.row, x.position, kNone,
+                         kNone, 0.3, 0, 0);
   const OwnedArray<float> want = Run(c, x, 0.3);
   for (int64_t i = 0; i < q.size(); ++i) {
     MLF_EXPECT(static_cast<float>(out[i]) == static_cast<float>(FromFloat<Q>(want[i])));
@@ -250,8 +263,8 @@ void TestNothingVisible() {
   }
   OwnedArray<float> none({0, 2, 24});
   OwnedArray<int32_t> no_tokens({0});
-  paged_attention_kernel(kCpu, none, none, c.k, c.v, c.positions, c.table, no_tokens, no_tokens, 1,
-                         0, 0);
+  paged_attention_kernel(kCpu, none, none, c.k, c.v, c.positions, c.table, no_tokens, no_tokens,
+                         kNone, kNone, 1, 0, 0);
 }
 
 void TestExtremeScores() {
@@ -293,7 +306,66 @@ Queries Slice(const Queries& x, int64_t begin, int64_t end) {
   std::copy_n(&x.q[begin * heads * dim], out.q.size(), out.q.data.data());
   std::copy_n(&x.row[begin], end - begin, out.row.data.data());
   std::copy_n(&x.position[begin], end - begin, out.position.data.data());
+  if (!x.windows.empty()) out.windows = {&x.windows[begin], &x.windows[0] + end};
+  if (!x.sinks.empty()) out.sinks = {&x.sinks[begin], &x.sinks[0] + end};
   return out;
+}
+
+/// Every token with a window and sinks of its own: by the formula, and the same alone.
+template <typename T>
+void TestViews() {
+  constexpr int64_t kLength = 300, kTokens = 150, kHeads = 6, kDim = 40;
+  Cache<T> c(1, kLength, 2, kDim, 81);
+  c.Fill(0, kLength, 82, 2.f);
+  c.positions[c.Slot(0, 3)] = -1;  // a hole among the sinks
+  Queries x = MakeQueries(kTokens, kHeads, kDim, 0, kLength - 1, 83);
+  const int32_t windows[] = {0, 1, 5, 31, 32, 33, 100, 1000}, sinks[] = {0, 1, 4, 32, 33, 70, 1000};
+  for (int64_t t = 0; t < kTokens; ++t) {
+    x.windows.push_back(windows[RandomBits(84, t) % 8]);
+    x.sinks.push_back(sinks[RandomBits(85, t) % 7]);
+  }
+  const OwnedArray<float> out = Run(c, x, 0.2);
+  ExpectReference(c, x, out, 0.2, 2e-5);
+  for (const int64_t chunk : {1, 7}) {
+    for (int64_t t = 0; t < kTokens; t += chunk) {
+      const int64_t end = std::min(kTokens, t + chunk);
+      const OwnedArray<float> part = Run(c, Slice<T>(x, t, end), 0.2);
+      MLF_EXPECT(std::memcmp(part.data.data(), &out[t * kHeads * kDim], part.size() * 4) == 0);
+    }
+  }
+  x.sinks.clear();
+  x.windows.assign(kTokens, 33);
+  const OwnedArray<float> own = Run(c, x, 0.2);
+  x.windows.clear();
+  MLF_EXPECT(SameBits(own, Run(c, x, 0.2, 33)));
+}
+
+/// A page that no token sees may as well be missing from the table, or hold anything.
+template <typename T>
+void TestMissingPages() {
+  constexpr int64_t kLength = 320, kTokens = 40, kWindow = 64, kSinks = 36, kDim = 32;
+  for (const int64_t tokens : {int64_t{1}, kTokens}) {
+    Cache<T> c(1, kLength, 2, kDim, 91);
+    c.Fill(0, kLength, 92);
+    Queries x = MakeQueries(tokens, 4, kDim, 0, kLength - 1, 93);
+    x.windows.assign(tokens, kWindow);
+    x.sinks.assign(tokens, kSinks);
+    const OwnedArray<float> out = Run(c, x, 0.2);
+    const int64_t first = 2, last = (kLength - tokens - kWindow) / kPageSize;  // of those unseen
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t size = 2 * kDim * kPageSize, page = c.table[p];
+      std::fill_n(&c.k[page * size], size, FromFloat<T>(kNan));
+      std::fill_n(&c.v[page * size], size, FromFloat<T>(kNan));
+    }
+    MLF_EXPECT(last > first && SameBits(out, Run(c, x, 0.2)));
+    auto& table = c.table.data;
+    table.erase(table.begin() + first, table.begin() + last);
+    table.resize(c.max_pages, -1);
+    MLF_EXPECT(SameBits(out, Run(c, x, 0.2)));
+    table.erase(table.begin());  // one that they see
+    table.push_back(-1);
+    MLF_EXPECT(!SameBits(out, Run(c, x, 0.2)));
+  }
 }
 
 /// Whole, in chunks, token by token, interleaved with another sequence, with 1 and 2 threads.
@@ -375,6 +447,8 @@ template <typename T>
 void TestAll() {
   TestReference<T>();
   TestWindowAndSoftCap<T>();
+  TestViews<T>();
+  TestMissingPages<T>();
   TestHoles<T>();
   TestFutureIsHidden<T>();
   TestInvariance<T>(9, 3, 64);

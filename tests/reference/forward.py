@@ -128,6 +128,10 @@ class ReferenceContext:
 
     def decode(self, batch: Iterable[Token]) -> np.ndarray:
         """Logits [tokens, n_vocab] of every token of the batch."""
+        return self.model.head(self.hidden(batch))
+
+    def hidden(self, batch: Iterable[Token]) -> np.ndarray:
+        """What the head's norm reads: [tokens, n_embd] of every token of the batch."""
         model, tokens = self.model, list(batch)
         shape = (model.n_layers, model.n_kv_heads, model.head_dim)
         fresh = [Entry(t.position, np.zeros(shape), np.zeros(shape)) for t in tokens]
@@ -138,7 +142,7 @@ class ReferenceContext:
         for layer in range(model.n_layers):
             x = x + self._attention(x, tokens, fresh, layer)
             x = x + model.feed_forward(x, f"blk.{layer}")
-        return model.head(x)
+        return x
 
     def visible(self, seq: int, position: int) -> list[Entry]:
         """What a token of `seq` at `position` attends to."""
