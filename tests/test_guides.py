@@ -40,5 +40,5 @@ def test_guide_models(
     llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
-    assert run("guide_models.md") >= 7
+    assert run("guide_models.md", skip=("adapter.gguf",)) >= 7
     assert "Hello, wörld" in capsys.readouterr().out

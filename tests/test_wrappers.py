@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 from reference.gguf_files import TinySpec
 
+# Those that take more than a tiny model to make: an empty one refuses all the same.
+EMPTY = {"Executor": "executor", "MaskEntry": "executor", "ResponseStream": "executor"}
+EMPTY["LoraAdapter"] = "lora"
 NAMES = ["Model", "Metadata", "Vocab", "StreamDecoder", "Context", "Batch", "Sampler", "TextStream"]
 
 
@@ -22,6 +26,9 @@ def wrappers(llm: ModuleType, tiny_model: Callable[..., Any]) -> Iterator[dict[s
     batch.add(1, 0)
     made = [model, model.metadata, model.vocab, model.vocab.decoder(), model.context(n_ctx=8)]
     made += [batch, llm.Sampler([llm.TopK(5), llm.Draw(seed=1)]), model.stream([1, 2])]
+    for name, module in EMPTY.items():
+        cls = getattr(importlib.import_module(f"my_llm_ffi.{module}"), name)
+        made.append(cls.__new__(cls))
     yield {type(wrapper).__name__: wrapper for wrapper in made}
 
 
@@ -31,11 +38,11 @@ def test_every_wrapper_is_here(llm: ModuleType, wrappers: dict[str, Any]) -> Non
 
     from my_llm_ffi import _ffi_api
 
-    assert all_of(_ffi_api.Wrapper) - {"Wrapper"} == set(NAMES) == set(wrappers)
+    assert all_of(_ffi_api.Wrapper) - {"Wrapper"} == {*NAMES, *EMPTY} == set(wrappers)
 
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *EMPTY])
 def test_no_copies(wrappers: dict[str, Any], name: str, make: Callable[[Any], object]) -> None:
     """They would be empty, and say nothing of it."""
     with pytest.raises(TypeError, match=f"a {name} can be neither copied nor pickled"):

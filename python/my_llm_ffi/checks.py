@@ -17,10 +17,13 @@ def is_too_large(value: Any) -> bool:
 
 
 def as_number(name: str, value: Any) -> float:
-    """Returns ``value`` as a float; TypeError naming the argument for anything but a number."""
+    """Returns ``value`` as a float; TypeError or OverflowError naming the argument."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {type(value).__name__}, expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise OverflowError(f"{name} does not fit a float") from None
 
 
 def as_count(name: str, value: Any) -> int:

@@ -6,12 +6,15 @@ Counterpart: src/extension.cc.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from . import _ffi_api
 from ._ffi_api import IntPair
 from .arrays import check_array
 from .base import call_relaying
+
+if TYPE_CHECKING:
+    from logging import Logger
 
 __all__ = [
     "IntPair",
@@ -21,6 +24,7 @@ __all__ = [
     "call_with",
     "invert_dict",
     "join_strings",
+    "log_to_logging",
     "raise_error",
     "set_log_callback",
     "swap_pair",
@@ -111,6 +115,9 @@ def call_from_threads(
     return int(call_relaying(_ffi_api.call_from_threads, callback, n_threads, n_calls))
 
 
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
 def set_log_callback(callback: Callable[[str, str], None] | None) -> None:
     """Hands the library's messages to ``callback(level, message)``; ``None`` silences it again.
 
@@ -129,6 +136,19 @@ def set_log_callback(callback: Callable[[str, str], None] | None) -> None:
             f"set_log_callback: expected a callable or None, got {type(callback).__name__}"
         )
     _ffi_api.set_log_callback(callback)
+
+
+def log_to_logging(logger: str | Logger = "my_llm_ffi") -> None:
+    """Sends the library's messages to Python's ``logging``; replaces the callback that is set.
+
+    Args:
+        logger: A logger or its name; its level and handlers decide what is seen.
+    """
+    import logging
+
+    target = logging.getLogger(logger) if isinstance(logger, str) else logger
+    levels = {level: getattr(logging, level.upper()) for level in _LOG_LEVELS}
+    set_log_callback(lambda level, message: target.log(levels[level], "%s", message))
 
 
 def build_info() -> dict[str, Any]:

@@ -53,7 +53,7 @@ TVM_FFI_STATIC_INIT_BLOCK() { refl::GlobalDef().def("my_llm_ffi.begin_exit", Beg
 }  // namespace
 
 void BeginExit() {
-  constexpr milliseconds kStep{5}, kLongest{1000};
+  constexpr milliseconds kStep{5}, kLongest{3000};
   ExitGate::exiting.store(true);
   for (milliseconds waited{0}; long_calls.load() > 0 && waited < kLongest; waited += kStep) {
     std::this_thread::sleep_for(kStep);

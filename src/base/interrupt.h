@@ -21,7 +21,7 @@ class HoldInterrupts {
 
 /// Work of other threads than the main one ends as soon as it polls, and ExitGate lets no thread of
 /// Python back. Registered as my_llm_ffi.begin_exit and called when Python begins to exit. Returns
-/// when there is no LongCall left, after a second at most.
+/// when there is no LongCall left, after three seconds at most.
 void BeginExit();
 
 /// Stands around the call of every registered function. tvm-ffi takes the GIL when a call returns;

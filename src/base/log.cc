@@ -5,6 +5,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/interrupt.h"
+
 namespace mlf {
 namespace {
 
@@ -69,11 +71,19 @@ void Log(LogLevel level, const std::string& message) {
   const ffi::Optional<ffi::Function> callback = CurrentCallback();
   if (!callback.has_value()) return;
   try {
+    const LongCall call;  // where Python ends, its function is not called any more
     (*callback)(LogLevelName(level), message);
   } catch (const ffi::Error& error) {
     const std::string kind = error.kind();
     if (kind == "KeyboardInterrupt" || kind == "EnvErrorAlreadySet") throw;
   } catch (const std::exception&) {
+  }
+}
+
+void LogCaught(LogLevel level, const char* what, const std::exception& error) noexcept {
+  try {
+    Log(level, std::string(what) + ": " + error.what());
+  } catch (...) {  // NOLINT(bugprone-empty-catch): what is being handled matters more
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <tvm/ffi/tvm_ffi.h>
 
+#include <exception>
 #include <string>
 
 namespace mlf {
@@ -23,5 +24,8 @@ bool LogEnabled();
 /// what it reports on) and the callback stays set; only KeyboardInterrupt is passed on, because it
 /// asks the caller to stop: do not log from destructors.
 void Log(LogLevel level, const std::string& message);
+
+/// Logs "<what>: <error>" from where an error has been caught: without memory for it, nothing.
+void LogCaught(LogLevel level, const char* what, const std::exception& error) noexcept;
 
 }  // namespace mlf

@@ -7,22 +7,12 @@
 #include <vector>
 
 #include "runtime/context.h"
+#include "runtime/finish_reason.h"
 #include "runtime/sampler.h"
 #include "runtime/stop_matcher.h"
 #include "text/stream_decoder.h"
 
 namespace mlf {
-
-/// Numbers are part of the ABI.
-enum class FinishReason : int {
-  kNotFinished = 0,
-  kEndId = 1,
-  kStopWords = 2,
-  kLength = 3,
-  kCancelled = 4,
-  kTimedOut = 5,
-  kError = 6,
-};
 
 struct GenerationTimings {
   int64_t prompt_tokens = 0, generated_tokens = 0;

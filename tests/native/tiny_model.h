@@ -72,6 +72,7 @@ struct TinyOptions {
   uint64_t seed = 1;
   std::string architecture = "llama", left_out{}, misshapen{}, extra{};  // names of tensors
   int64_t n_heads = kTinyHeads;
+  bool tied = true;  // false: the head is a matrix of its own
 };
 
 class TinyFile {
@@ -79,6 +80,7 @@ class TinyFile {
   explicit TinyFile(const TinyOptions& options) : options_(options) {
     Metadata();
     Matrix("token_embd.weight", kTinyRows, kTinyEmbd, 1.5);
+    if (!options.tied) Matrix("output.weight", kTinyRows, kTinyEmbd, 1.5);
     Norm("output_norm.weight");
     for (int64_t i = 0; i < kTinyLayers; ++i) Block("blk." + std::to_string(i) + ".");
     if (!options.extra.empty()) Norm(options.extra);

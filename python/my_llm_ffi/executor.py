@@ -1,0 +1,416 @@
+"""Many requests over one model: continuous batching on a thread of the library."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import traceback
+import weakref
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Callable
+
+from . import _ffi_api
+from .checks import as_count, as_number, as_path
+from .model import Model
+from .request import ExecutorConfig, Request, Response, config_values, request_values
+
+_ANY, _OWN, _PUMP = 0, 1, 2  # who gets the responses of a request
+
+_alive: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+class MaskEntry(_ffi_api.Wrapper):
+    """One sequence in a call of a logits post-processor; valid during the call only.
+
+    Attributes:
+        request_id: Of the request.
+        client_id: As the request has it.
+        sequence_index: Which of the request's answers.
+        tokens: Ids of the answer that are new since the last call for this sequence.
+        bitmask: int32 ``[ceil(n_vocab / 32)]`` (DLPack), all bits set: bit i % 32 of word i / 32
+            allows token i. To be filled in place.
+        temperature: Of the next draw; may be set.
+        ln_min_p: Likewise; -inf: no min_p.
+        mask_fraction: Probability that the last mask left.
+        is_final: The sequence is over; nothing will be sampled.
+        forced_tokens: May be set: the tokens that follow, whatever the logits say.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    request_id = property(lambda self: self._raw.request_id())
+    client_id = property(lambda self: self._raw.client_id())
+    sequence_index = property(lambda self: self._raw.sequence_index())
+    tokens = property(lambda self: list(self._raw.tokens()))
+    bitmask = property(lambda self: self._raw.bitmask())
+    mask_fraction = property(lambda self: self._raw.mask_fraction())
+    is_final = property(lambda self: self._raw.is_final())
+
+    @property
+    def temperature(self) -> float:
+        """Of the next draw."""
+        return float(self._raw.temperature())
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._raw.set_temperature(as_number("temperature", value))
+
+    @property
+    def ln_min_p(self) -> float:
+        """Logarithm of min_p."""
+        return float(self._raw.ln_min_p())
+
+    @ln_min_p.setter
+    def ln_min_p(self, value: float) -> None:
+        self._raw.set_ln_min_p(as_number("ln_min_p", value))
+
+    @property
+    def forced_tokens(self) -> list[int]:
+        """What follows without a choice."""
+        return list(self._raw.forced_tokens())
+
+    @forced_tokens.setter
+    def forced_tokens(self, tokens: Sequence[int]) -> None:
+        self._raw.force([as_count("forced_tokens", token) for token in tokens])
+
+    def fail(self, text: str) -> None:
+        """Ends this sequence with an error of this text; others go on."""
+        self._raw.fail(str(text))
+
+
+class Executor(_ffi_api.Wrapper):
+    """Runs many requests at once: one step computes a token of each, and parts of new prompts.
+
+    May be used from any thread, also from its own callbacks. The same request gives the same
+    tokens, bit for bit, whatever runs beside it.
+
+    Args:
+        model: Stays open as long as the executor runs.
+        config: None: the defaults.
+        logits_post_processor: Called once per step with a list of `MaskEntry`, for the requests
+            that ask for it, while the forward pass runs. What it raises ends these requests with
+            ERROR. A `GuidedDecoding` serves requests with a grammar.
+        on_step: Called with `stats` after each step, on the engine's thread.
+
+    Raises:
+        ValueError: A field of the configuration is out of its range.
+        MemoryError: The KV cache does not fit the address space.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: ExecutorConfig | None = None,
+        *,
+        logits_post_processor: Callable[[list[MaskEntry]], None] | None = None,
+        on_step: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        if not isinstance(model, Model):
+            raise TypeError(f"model is {type(model).__name__}, expected Model")
+        for name, fn in (("logits_post_processor", logits_post_processor), ("on_step", on_step)):
+            if fn is not None and not callable(fn):
+                raise TypeError(f"{name} is {type(fn).__name__}, expected a callable or None")
+        values = config_values(ExecutorConfig() if config is None else config)
+        self._guided: Any = None
+        if hasattr(logits_post_processor, "attach"):
+            if values["n_post_processor_threads"] != 1:
+                raise ValueError(
+                    "executor: n_post_processor_threads is "
+                    f"{values['n_post_processor_threads']}, expected 1 with a GuidedDecoding, "
+                    "which has threads of its own (n_threads)"
+                )
+            self._guided = logits_post_processor
+            self._guided.attach()
+        try:
+            self._handle = _ffi_api.Executor.create(
+                model._handle,
+                values,
+                _callback(logits_post_processor, lambda raw: [MaskEntry(entry) for entry in raw]),
+                _callback(on_step, _stats),
+            )
+        except BaseException:
+            if self._guided is not None:
+                self._guided.detach()
+            raise
+        self._pump = _Pump(self._handle)
+        self._pid = os.getpid()
+        _alive.add(self)
+
+    # ---- requests -------------------------------------------------------------------------------
+
+    def can_enqueue_request(self) -> bool:
+        """Whether the queue has room; another thread may take it."""
+        return bool(self._handle.can_enqueue())
+
+    def enqueue_request(self, request: Request) -> int:
+        """Enqueues a request and returns its id.
+
+        Raises:
+            ValueError: A field is out of its range, or the request can never fit the KV cache.
+            TypeError: A field is of the wrong type.
+            KeyError: ``lora`` is not loaded.
+            RuntimeError: The queue is full, or the executor is shut down.
+        """
+        return self._enqueue(request, _ANY)
+
+    def _enqueue(self, request: Request, audience: int) -> int:
+        values = request_values(request)
+        if request.guided is None:
+            return int(self._handle.enqueue(values, audience))
+        if self._guided is None:
+            raise ValueError(
+                "request: guided is set, but the executor's logits_post_processor is no "
+                "GuidedDecoding"
+            )
+        if request.beam_width > 1:
+            raise ValueError("request: guided is set, expected None with beam_width > 1")
+        values["use_logits_post_processor"] = True
+        return int(
+            self._guided.enqueue(
+                request.guided,
+                lambda: int(self._handle.enqueue(values, audience)),
+                n_sequences=max(request.num_return_sequences, request.best_of or 1),
+            )
+        )
+
+    def await_responses(
+        self, timeout_ms: float | None = None, request_id: int | None = None
+    ) -> list[Response]:
+        """Waits for responses and returns those that are there.
+
+        Each is returned once, whoever waits; several threads may. Those of `stream` and `astream`
+        go to their iterators alone.
+
+        Args:
+            timeout_ms: An empty list after so long; None: as long as something is in flight.
+            request_id: Only of this request; None: of any.
+
+        Raises:
+            ValueError: The id was never given.
+        """
+        timeout = None if timeout_ms is None else as_number("timeout_ms", timeout_ms)
+        wanted = None if request_id is None else as_count("request_id", request_id)
+        raw = self._handle.await_responses(timeout, wanted, _ANY)
+        return [Response.from_native(response) for response in raw]
+
+    def stream(self, request: Request) -> ResponseStream:
+        """Enqueues a request at once and iterates over its responses; leaving cancels it."""
+        return ResponseStream(self._handle, self._enqueue(request, _OWN))
+
+    async def astream(self, request: Request) -> AsyncIterator[Response]:
+        """The same for asyncio; the request is cancelled when its consumer goes away."""
+        if request.guided is not None and self._guided is not None:
+            # The grammar is compiled beside the loop, and found compiled below.
+            await asyncio.to_thread(self._guided.compile, request.guided)
+        self.can_enqueue_request()  # in a child of fork the pump's lock may be held for ever
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        request_id = self._pump.enqueue(
+            lambda: self._enqueue(request, _PUMP),
+            lambda raw: loop.call_soon_threadsafe(queue.put_nowait, raw),
+        )
+        over = False
+        try:
+            while not over:
+                raw = await queue.get()
+                over = raw.is_request_final
+                yield Response.from_native(raw)
+        finally:
+            if not over:
+                self._pump.forget(request_id)
+                self.cancel_request(request_id)
+
+    def cancel_request(self, request_id: int) -> bool:
+        """Ends a request with CANCELLED before the next step; False when it is over already.
+
+        Raises:
+            ValueError: The id was never given.
+        """
+        return bool(self._handle.cancel(as_count("request_id", request_id)))
+
+    # ---- the rest -------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Returns figures: now, and since the start; docs/guide_executor.md explains each."""
+        return _stats(self._handle.stats())
+
+    def load_lora(self, name: str, path: str | bytes | os.PathLike[Any]) -> None:
+        """Loads an adapter from a GGUF file, for requests with ``lora=name``.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is no adapter for this model, or the name is in use.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name is {type(name).__name__}, expected str")
+        self._handle.load_lora(name, as_path("path", path))
+
+    def unload_lora(self, name: str) -> None:
+        """Forgets an adapter; requests that use it go on. KeyError for an unknown name."""
+        if not isinstance(name, str):
+            raise TypeError(f"name is {type(name).__name__}, expected str")
+        self._handle.unload_lora(name)
+
+    def loras(self) -> list[dict[str, Any]]:
+        """Returns the loaded adapters: name, path, alpha, n_pairs, bytes."""
+        return [
+            {**dict(item.items()), "path": os.fsdecode(item["path"])}
+            for item in self._handle.loras()
+        ]
+
+    def shutdown(self, drain: bool = False) -> None:
+        """Ends the engine and frees its memory; what it has answered can still be awaited.
+
+        Args:
+            drain: First finish what was enqueued. Otherwise it ends with CANCELLED.
+
+        Raises:
+            RuntimeError: Called from one of the executor's callbacks.
+        """
+        if self._pid != os.getpid():
+            return  # the engine is the parent's
+        self._handle.shutdown(bool(drain))
+        self._pump.join()
+        if self._guided is not None:
+            self._guided.detach()
+        _alive.discard(self)
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+
+class ResponseStream(_ffi_api.Wrapper):
+    """The responses of one request, as `Executor.stream` gives them.
+
+    Attributes:
+        request_id: Of the request.
+    """
+
+    def __init__(self, handle: Any, request_id: int) -> None:
+        self._handle = handle
+        self._ready: list[Any] = []
+        self._over = False
+        self.request_id = request_id
+
+    def __iter__(self) -> ResponseStream:
+        return self
+
+    def __next__(self) -> Response:
+        if not self._ready and not self._over:
+            self._ready = list(self._handle.await_responses(None, self.request_id, _OWN))[::-1]
+        if not self._ready:
+            raise StopIteration
+        raw = self._ready.pop()
+        self._over = self._over or raw.is_request_final
+        return Response.from_native(raw)
+
+    def close(self) -> None:
+        """Cancels the request if it is not over, and waits for its end."""
+        if self._over:
+            return
+        self._over, self._ready = True, []
+        self._handle.cancel(self.request_id)
+        while self._handle.await_responses(None, self.request_id, _OWN):
+            pass
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except (AttributeError, RuntimeError):  # never made; in a child of fork; at Python's exit
+            pass
+
+
+class _Pump:
+    """A thread that hands the responses of `Executor.astream` to their event loops."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()
+        self._targets: dict[int, Callable[[Any], Any]] = {}
+        self._thread: threading.Thread | None = None
+
+    def enqueue(self, send: Callable[[], int], target: Callable[[Any], Any]) -> int:
+        with self._lock:  # responses wait for their target
+            request_id = send()
+            self._targets[request_id] = target
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="my_llm_ffi responses", daemon=True
+                )
+                self._thread.start()
+        return request_id
+
+    def forget(self, request_id: int) -> None:
+        with self._lock:
+            self._targets.pop(request_id, None)
+
+    def _run(self) -> None:
+        while True:
+            responses = self._handle.await_responses(None, None, _PUMP)
+            with self._lock:
+                self._deliver(responses)
+                if not responses and not self._targets:  # who comes later starts another thread
+                    self._thread = None
+                    return
+
+    def _deliver(self, responses: Any) -> None:
+        for raw in responses:
+            target = self._targets.get(raw.request_id)
+            if raw.is_request_final:
+                self._targets.pop(raw.request_id, None)
+            try:
+                if target is not None:
+                    target(raw)
+            except RuntimeError:  # its event loop is closed
+                self._targets.pop(raw.request_id, None)
+                self._handle.cancel(raw.request_id)
+
+    def join(self) -> None:
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+def _callback(fn: Callable[[Any], object] | None, convert: Callable[[Any], Any]) -> Any:
+    """A user's function as the library calls it: what it raises is told in text that UTF-8 holds.
+
+    Another text would not cross the border, nor would anything of an exception without one.
+    """
+    if fn is None:
+        return None
+
+    def call(raw: Any) -> None:
+        try:
+            fn(convert(raw))
+        except BaseException as error:
+            said = "".join(traceback.format_exception_only(type(error), error)).strip()
+            text = said.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+            raise RuntimeError(text) from None
+
+    return call
+
+
+def _stats(raw: Any) -> dict[str, Any]:
+    return {name: list(value) if name.endswith("_counts") else value for name, value in raw.items()}
+
+
+def _shut_down_all() -> None:
+    for executor in list(_alive):
+        executor.shutdown()
+
+
+atexit.register(_shut_down_all)
