@@ -73,7 +73,10 @@ def test_fault_bad_grammar_or_schema(llm: ModuleType, model: Model, executor: Ma
     ex = executor(logits_post_processor=guided)
     good = request(llm, 40, guided=Guided.regex("[ab]{3,5}"), sampling=None)
     ids = [ex.enqueue_request(good)]
-    for bad in (Guided.regex("(("), Guided.lark("start: nothing"), Guided.json_schema("{")):
+    with pytest.raises(ValueError, match="json_schema is not JSON"):
+        Guided.json_schema("{")
+    no_schema = Guided.json_schema('{"type": "frob"}')
+    for bad in (Guided.regex("(("), Guided.lark("start: nothing"), no_schema):
         with pytest.raises(ValueError, match=r"guided|grammar|regex|schema"):
             ex.enqueue_request(request(llm, guided=bad))
     ids.append(ex.enqueue_request(good))
