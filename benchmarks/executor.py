@@ -317,7 +317,10 @@ def soak(args: argparse.Namespace) -> None:
         while sum(finals.values()) < args.requests:
             while sent < args.requests and executor.can_enqueue_request():
                 request = random_request(numbers, n_vocab, lora)
-                rid = executor.enqueue_request(request)
+                try:
+                    rid = executor.enqueue_request(request)
+                except RuntimeError:  # what ran has ended meanwhile, and waits to be read
+                    break
                 sent += 1
                 if numbers.random() < 0.1:
                     executor.cancel_request(numbers.randrange(rid + 1))
