@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference.serving import Executor, Gate, answer, collect, run, settled
+from reference.serving import Executor, Gate, answer, collect, run, settled, wait_for
 
 MakeExecutor = Callable[..., Executor]
 PAGE = 32
@@ -134,7 +134,8 @@ def test_blocks_in_use(llm: ModuleType, executor: MakeExecutor) -> None:
         used.add(gate.steps[-1]["blocks_used"])
         gate.open()
         collect(ex, [one])
-        settled(ex)
+        made = settled(ex)["steps"]
+        wait_for(lambda made=made: gate.steps[-1]["steps"] == made)  # the gate was told of all
         assert used == {-(-n // PAGE), -(-(n + 1) // PAGE)}
 
 
