@@ -1,11 +1,10 @@
 // Workers that fill token masks. Counterpart: post_processor.h.
 #include "runtime/post_processor.h"
 
-#include <cxxabi.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <thread>
 
@@ -69,9 +68,10 @@ void PostProcessorPool::Shared::Run(Job& job) const {
     callback(job.entries);
   } catch (const std::exception& e) {
     job.error = *e.what() == 0 ? TextWhereMemoryAllows("an exception without text") : ErrorText(e);
-  } catch (const abi::__forced_unwind&) {  // the thread ends here, which nobody may stop
-    throw;
   } catch (...) {
+    // What is no exception of C++ ends the thread, which nobody may stop: Python does that to
+    // threads that come back to it while it exits.
+    if (std::current_exception() == nullptr) throw;
     job.error = TextWhereMemoryAllows("it threw something that is no exception");
   }
   open(false);
