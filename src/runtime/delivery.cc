@@ -9,13 +9,15 @@
 namespace mlf {
 namespace {
 
-/// Runs what is not worth losing a response for.
+/// Runs what is not worth losing a response for; false where it fails.
 template <typename Fn>
-void WhereMemoryAllows(Fn fn) {
+bool MemoryAllows(Fn fn) {
   try {
     fn();
-  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): the response goes without it
+  } catch (const std::exception&) {
+    return false;
   }
+  return true;
 }
 
 bool Ranked(const Request& request) {
@@ -62,13 +64,16 @@ void Delivery::Finish(Group& group, Sequence& s, FinishReason reason, const std:
   s.over = true;
   Response& last = s.last.front();
   MoveContents(last, s.response.front());
-  WhereMemoryAllows([&] {
+  const bool whole = MemoryAllows([&] {
     std::string rest = s.stops.Push(s.decoder.Finish());
     if (s.stops.stopped() && reason != FinishReason::kError) reason = FinishReason::kStopWords;
     last.text += rest + s.stops.Finish();
   });
-  if (reason == FinishReason::kError) last.error = kOutOfMemory;  // unless there is some
-  WhereMemoryAllows([&] { last.error = error; });
+  const bool cut = reason == FinishReason::kCancelled || reason == FinishReason::kTimedOut;
+  if (!whole && !cut) reason = FinishReason::kError;  // its text lacks an end
+  if (!MemoryAllows([&] { last.error = error; }) || (!whole && error.empty())) {
+    last.error = kOutOfMemory;
+  }
   last.finish_reason = reason;
   last.cumulative_logprob = s.cumulative_logprob;
   last.mask_fraction = s.mask_fraction;
@@ -77,8 +82,14 @@ void Delivery::Finish(Group& group, Sequence& s, FinishReason reason, const std:
   if (!Ranked(group.request)) return Push(group, s);
   if (group.n_unfinished > 0) return;
   group.n_unfinished = group.request.num_return_sequences;  // that are still to be delivered
-  WhereMemoryAllows([&] { group.beams != nullptr ? RankBeams(group, reason) : Rank(group); });
+  const bool ranked =
+      MemoryAllows([&] { group.beams != nullptr ? RankBeams(group, reason) : Rank(group); });
   for (int64_t i = 0; i < group.request.num_return_sequences; ++i) {
+    Response& best = group.sequences[i].last.front();
+    if (!ranked) {  // these may not be the best
+      best.finish_reason = FinishReason::kError;
+      best.error = kOutOfMemory;
+    }
     --group.n_unfinished;
     Push(group, group.sequences[i]);
   }

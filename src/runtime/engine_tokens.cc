@@ -114,6 +114,7 @@ void Engine::AdvanceWork(const Work& work, std::span<RowOutput> rows) {
 void Engine::UseRow(Group& group, Sequence& s, RowOutput& row) {
   const bool masked = std::exchange(s.masked, false);
   if (masked && !s.mask_error.empty()) {
+    if (pool_->hurried()) return FinishAllOf(group, FinishReason::kCancelled, s.mask_error);
     return Fail(group, s, s.mask_error);
   }
   if (masked) s.mask_fraction = row.mask_fraction;

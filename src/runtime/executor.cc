@@ -358,6 +358,7 @@ void Executor::BeginEnd(bool drain) {
   // The first call decides, but a drain may still be cut short.
   draining_ = drain && (!closing_ || draining_);
   closing_ = true;
+  if (!draining_ && !ended_ && pool_ != nullptr) pool_->Hurry();
   changed_.notify_all();
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 #include <unordered_set>
+#include <utility>
 
 #include "base/interrupt.h"
 #include "kernels/attention.h"
@@ -204,6 +205,18 @@ void KvCache::AppendShared(int64_t seq, int32_t page) {
     Count(s, positions[i]);
   }
   s.used += kPageSize;
+}
+
+void KvCache::Exchange(int64_t seq, int64_t index, int32_t page) {
+  CheckOwned("Exchange", page);
+  int32_t& own = sequences_[seq].pages[index];
+  if (own == page) return;
+  if (!std::equal(PositionsOf(own), PositionsOf(own) + kPageSize, PositionsOf(page))) {
+    TVM_FFI_THROW(InternalError) << "KvCache::Exchange: pages " << own << " and " << page
+                                 << " hold other positions";
+  }
+  AddOwner(page);
+  DropPage(std::exchange(own, page));
 }
 
 void KvCache::Truncate(int64_t seq, int64_t n) {

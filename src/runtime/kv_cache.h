@@ -73,6 +73,9 @@ class KvCache {
   /// Lets `seq`, all of whose pages are full, end with `page` too, which has an owner and is full.
   /// What `unaltered` says then, the caller answers for: they must be the entries that follow.
   void AppendShared(int64_t seq, int32_t page);
+  /// Lets page `index` of the table of `seq`, which is full, be `page` instead, whose entries are
+  /// the same.
+  void Exchange(int64_t seq, int64_t index, int32_t page);
   /// Makes the caller an owner of a page that has one already: its entries stay as they are.
   void Hold(int32_t page);
   /// Ends one Hold; the page is free once nobody owns it.

@@ -16,6 +16,9 @@ namespace {
 
 thread_local bool on_worker = false;
 
+/// How long a call is waited for once nobody wants its answer.
+constexpr std::chrono::duration<double, std::milli> kGrace{500};
+
 }  // namespace
 
 struct PostProcessorPool::Job {
@@ -37,7 +40,7 @@ struct PostProcessorPool::Shared {
   std::vector<std::shared_ptr<Job>> running;
   std::shared_ptr<Job> notices;  // of the queue, not started
   size_t n_workers = 0, n_left_behind = 0;
-  bool closing = false;
+  bool closing = false, hurried = false;
 
   std::shared_ptr<Job> Next();
   void Run(Job& job) const;
@@ -121,12 +124,24 @@ PostProcessorPool::~PostProcessorPool() {
   std::unique_lock<std::mutex> lock(shared_->mutex);
   shared_->closing = true;
   shared_->work.notify_all();
-  shared_->done.wait_for(lock, timeout_, [&] { return shared_->n_workers == 0; });
+  shared_->done.wait_for(lock, shared_->hurried ? std::min(timeout_, kGrace) : timeout_,
+                         [&] { return shared_->n_workers == 0; });
   if (shared_->n_workers > 0 || shared_->n_left_behind > 0) return;
   // Here, and not by whichever worker lets go last: it may hold objects of Python, which is waited
   // for only as long as this runs.
   const PostProcessor last = std::move(shared_->callback);
   lock.unlock();
+}
+
+void PostProcessorPool::Hurry() {
+  const std::lock_guard<std::mutex> lock(shared_->mutex);
+  shared_->hurried = true;
+  shared_->done.notify_all();
+}
+
+bool PostProcessorPool::hurried() const {
+  const std::lock_guard<std::mutex> lock(shared_->mutex);
+  return shared_->hurried;
 }
 
 /// All or none.
@@ -170,7 +185,9 @@ std::vector<std::string> PostProcessorPool::Wait() {
   const auto all_done = [&] {
     return std::all_of(submitted_.begin(), submitted_.end(), [](const auto& j) { return j->done; });
   };
-  const bool late = !shared_->done.wait_for(lock, timeout_, all_done);
+  const auto hurried = [&] { return shared_->hurried || all_done(); };
+  const bool late = !shared_->done.wait_for(lock, timeout_, hurried) ||
+                    !shared_->done.wait_for(lock, std::min(timeout_, kGrace), all_done);
   if (late) Abandon();
   size_t i = 0;
   for (const std::shared_ptr<Job>& job : submitted_) {
@@ -192,6 +209,7 @@ void PostProcessorPool::TryStartWorkers() {
 
 std::string PostProcessorPool::ErrorOf(const Job& job, const MaskEntry& entry) const try {
   const std::string what = "logits post-processor: ";
+  if (!job.done && shared_->hurried) return what + "no answer before the end of the executor";
   if (!job.done) {
     return what + "no answer after " + std::to_string(static_cast<int64_t>(timeout_.count())) +
            " ms";

@@ -36,7 +36,8 @@ using PostProcessor = std::function<void(const MaskEntries&)>;
 class PostProcessorPool {
  public:
   PostProcessorPool(PostProcessor callback, int n_workers, double timeout_ms);
-  /// Waits for calls that run, up to the time-out; a worker that does not come back is left behind.
+  /// Waits for calls that run, up to the time-out, or half a second in a hurry; a worker that does
+  /// not come back is left behind.
   ~PostProcessorPool();
   PostProcessorPool(const PostProcessorPool&) = delete;
   PostProcessorPool& operator=(const PostProcessorPool&) = delete;
@@ -47,6 +48,9 @@ class PostProcessorPool {
   /// not back after the time-out has failed, and another worker takes its worker's place. Takes no
   /// memory but for texts.
   std::vector<std::string> Wait();
+  /// From now on Wait takes half a second at most: what is in flight will be cancelled. Any thread.
+  void Hurry();
+  bool hurried() const;
   /// Tells the callback of sequences that are over; nobody waits for it.
   void Notify(const MaskEntries& entries);
 

@@ -110,9 +110,12 @@ void PrefixCache::Put(std::string_view root, Cursor& cursor, std::span<const int
   if (!Follows(cursor, RootSerial(root), tokens)) cursor = {};
   while (computed >= cursor.tokens + kPageSize) {
     const int32_t* block = tokens.data() + cursor.tokens;
+    const int64_t index = cursor.tokens / kPageSize;
     int32_t node = Find(RootSerial(root), cursor.node, block);
-    if (node < 0) {
-      node = cache_.pages(seq)[cursor.tokens / kPageSize];
+    if (node >= 0) {
+      cache_.Exchange(seq, index, node);
+    } else {
+      node = cache_.pages(seq)[index];
       if (InTree(node)) return;
       Add(root, cursor.node, node, block);
     }

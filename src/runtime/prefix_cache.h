@@ -54,8 +54,8 @@ class PrefixCache {
 
   /// Registers the pages of `seq` that have become full since `cursor`, and moves it behind them.
   /// `tokens` are all those of the sequence whose entries are computed. Where an equal page is
-  /// known already the sequence keeps its own. An altered sequence (KvCache::unaltered) is left
-  /// out.
+  /// known already the sequence gets that one for its own: it would be held anyway, by what the
+  /// sequence adds behind it. An altered sequence (KvCache::unaltered) is left out.
   void Put(std::string_view root, Cursor& cursor, std::span<const int32_t> tokens, int64_t seq);
 
   /// Frees up to `pages` idle pages; returns how many.

@@ -326,6 +326,10 @@ const std::vector<Work>& Scheduler::Plan(int64_t max_tokens, SteadyTime now) {
   PlanRunning(/*decode=*/true);
   PlanRunning(/*decode=*/false);
   Admit(now);
+  if (works_.empty()) {  // those who were admitted took the place of all that was planned
+    PlanRunning(/*decode=*/true);
+    PlanRunning(/*decode=*/false);
+  }
   if (prefixes_ != nullptr && pages_planned_ > cache_.free_pages()) {
     prefixes_->Evict(pages_planned_ - cache_.free_pages());
   }

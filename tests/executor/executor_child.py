@@ -7,6 +7,7 @@ end by its own will is ended by test_process.py.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
@@ -48,6 +49,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("what is waited for does not come")
 
 
+def say_where_it_hangs() -> None:
+    """Before test_process.py ends it."""
+    faulthandler.dump_traceback()
+    os._exit(3)
+
+
 # ---- Ctrl-C -------------------------------------------------------------------------------------
 
 
@@ -60,8 +67,8 @@ def latency_of(wait: Callable[[], object], delay_s: float) -> float:
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=send).start()
     try:
+        threading.Thread(target=send).start()
         wait()
     except KeyboardInterrupt:
         return time.monotonic() - sent[0]
@@ -71,7 +78,7 @@ def latency_of(wait: Callable[[], object], delay_s: float) -> float:
 def interrupt(model: llm.Model, how: str) -> None:
     """Ctrl-C in a wait for what does not come; then the same executor goes on."""
     opened = threading.Event()
-    executor = llm.Executor(model, on_step=lambda _: opened.wait(100))
+    executor = llm.Executor(model, on_step=lambda _: opened.wait(20))
     held = executor.enqueue_request(request(5))
     wait_until(lambda: executor.stats()["running"] == 1)
 
@@ -203,9 +210,10 @@ def exit_in_callbacks(model: llm.Model) -> None:
 
 def exit_blocked_callback(model: llm.Model) -> None:
     """A callback that does not come back."""
-    config = llm.ExecutorConfig(post_processor_timeout_ms=300.0)
+    config = llm.ExecutorConfig(post_processor_timeout_ms=1e6)
     executor = llm.Executor(model, config, logits_post_processor=lambda _: time.sleep(1000))
     fill(executor, use_logits_post_processor=True)
+    sys.executor = executor
     time.sleep(0.05)
 
 
@@ -275,5 +283,8 @@ def collect_busy(model: llm.Model) -> None:
 
 
 if __name__ == "__main__":
+    watch = threading.Timer(50, say_where_it_hangs)
+    watch.daemon = True
+    watch.start()
     arguments = sys.argv[3:]
     globals()[sys.argv[2]](llm.Model(sys.argv[1]), *arguments)

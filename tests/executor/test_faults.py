@@ -101,6 +101,9 @@ def test_fault_thousands_of_distinct_schemas(
     for i, answers in enumerate(collect(ex, ids).values()):
         text = answers[0].text
         assert f"a{i}".startswith(text) or f"b{i}".startswith(text)
+    stats = guided.stats()
+    assert stats.grammars_cached == 16
+    assert stats.cache_misses == 1000
     goes_on(llm, ex)
 
 

@@ -351,6 +351,23 @@ def test_shutdown_lets_waiters_go(llm: ModuleType, executor: MakeExecutor) -> No
         assert wait.result(TIMEOUT_S) == []
 
 
+def test_shutdown_does_not_wait_for_a_callback(llm: ModuleType, executor: MakeExecutor) -> None:
+    release, called = threading.Event(), threading.Event()
+
+    def block(_: Any) -> None:
+        called.set()
+        release.wait(TIMEOUT_S)
+
+    ex = executor(logits_post_processor=block, post_processor_timeout_ms=1e7)
+    asked = ex.enqueue_request(request(llm, use_logits_post_processor=True))
+    assert called.wait(TIMEOUT_S)
+    start = time.monotonic()
+    ex.shutdown()
+    assert time.monotonic() - start < TIMEOUT_S / 2
+    release.set()
+    cancelled(llm, collect(ex, [asked])[asked])
+
+
 def test_leaving_the_block_aborts(llm: ModuleType, model: Any) -> None:
     with pytest.raises(KeyError, match="mine"), llm.Executor(model) as ex:
         ids = flight(llm, ex)

@@ -13,7 +13,7 @@ import pytest
 from reference.driving import decode_all, sequence
 from reference.gguf_files import TinySpec
 from reference.handles import Model
-from reference.serving import Answer, Executor, answer, collect, run, settled, wait_for
+from reference.serving import Answer, Executor, Gate, answer, collect, run, settled, wait_for
 
 MakeExecutor = Callable[..., Executor]
 N_VOCAB = 355
@@ -67,10 +67,13 @@ def test_all_tokens_are_reported(llm: ModuleType, executor: MakeExecutor) -> Non
                 if e.is_final:
                     finals.append(key)
 
-    ex = executor(logits_post_processor=record)
+    gate = Gate()
+    ex = executor(logits_post_processor=record, on_step=gate)
+    gate.close()
     ids = [
         ex.enqueue_request(request(llm, 10, client_id=5, num_return_sequences=n)) for n in (1, 3)
     ]
+    gate.open()
     answers = collect(ex, ids)
     wait_for(lambda: len(finals) == 4)
     for i in ids:

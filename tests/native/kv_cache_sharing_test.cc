@@ -53,6 +53,25 @@ void TestAppendShared() {
   MLF_EXPECT(cache.free_pages() == all && cache.pages(1).empty());
 }
 
+/// Two that computed the same keep one page of it.
+void TestExchange() {
+  KvCache cache(TinyCacheConfig(), kContext, kSequences, kF32);
+  const int64_t all = cache.free_pages();
+  for (const int64_t seq : {0, 1}) {
+    for (int32_t i = 0; i < 40; ++i) cache.Append(seq, i);
+  }
+  const int32_t page = cache.pages(0)[0];
+  for (int times = 0; times < 2; ++times) {  // the second changes nothing
+    cache.Exchange(1, 0, page);
+    MLF_EXPECT(cache.pages(1)[0] == page && cache.owners(page) == 2);
+    MLF_EXPECT(cache.free_pages() == all - 3 && cache.count(1) == 40 && cache.unaltered(1));
+  }
+  MLF_EXPECT_THROWS(cache.Exchange(1, 0, cache.pages(0)[1]), "InternalError", "other positions");
+  MLF_EXPECT_THROWS(cache.Exchange(1, 0, 100), "InternalError", "has no owner");
+  for (const int64_t seq : {0, 1}) cache.Clear(seq);
+  MLF_EXPECT(cache.free_pages() == all);
+}
+
 void TestUnaltered() {
   KvCache cache(TinyCacheConfig(), kContext, kSequences, kF32);
   const auto fill = [&](int64_t seq, int32_t p0, int32_t p1) {
@@ -111,6 +130,7 @@ void TestTruncateShared() {
 
 int main() {
   mlf::TestAppendShared();
+  mlf::TestExchange();
   mlf::TestUnaltered();
   mlf::TestTruncateShared();
   return 0;

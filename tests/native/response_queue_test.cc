@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <map>
 #include <memory>
@@ -111,6 +112,7 @@ void TestHowLongItWaits() {
   queue.Open(0, kAny);
   MLF_EXPECT(MillisecondsOf([&] { queue.Await(30, 0, kAny); }) >= 30);
   MLF_EXPECT(queue.Await(-5, 0, kAny).empty());
+  MLF_EXPECT_THROWS(queue.Await(std::nan(""), 0, kAny), "ValueError", "timeout_ms is NaN");
   queue.Close();
   MLF_EXPECT(queue.Await(0, std::nullopt, kAny).empty());
   Push(queue, 0, 7, /*final=*/true);

@@ -298,7 +298,7 @@ int main() {
   mlf::TestBeamsWaitForEachOther();
   mlf::TestWithoutChunks();
   const char* emulated = std::getenv("MLF_TEST_EMULATED");
-  const uint64_t n_mixes = emulated == nullptr ? 200 : 10;
+  const uint64_t n_mixes = emulated == nullptr ? 1000 : 20;
   for (uint64_t seed = 1; seed <= n_mixes; ++seed) mlf::TestAnyMix(seed);
   return 0;
 }
