@@ -96,8 +96,8 @@ def test_a_higher_priority_preempts(llm: ModuleType, executor: MakeExecutor, gat
 
 
 def test_the_last_in_rank_gives_way(llm: ModuleType, executor: MakeExecutor, gate: Gate) -> None:
-    """Room for three of four sequences at their ends."""
-    ex = executor(kv_cache_tokens=320, on_step=gate)
+    """Room for three of four sequences at their ends, where equal ones share no page."""
+    ex = executor(kv_cache_tokens=320, enable_prefix_cache=False, on_step=gate)
     gate.close()
     ids = [ex.enqueue_request(request(llm, 90, priority=p)) for p in (1.0, 0.0, 3.0, 2.0)]
     assert one_by_one(gate, ex, ids)[-1] == ids[1]
