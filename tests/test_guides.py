@@ -42,3 +42,17 @@ def test_guide_models(
     monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
     assert run("guide_models.md", skip=("adapter.gguf",)) >= 7
     assert "Hello, wörld" in capsys.readouterr().out
+
+
+def test_guide_executor(
+    llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
+    assert run("guide_executor.md", skip=("pirate.gguf",)) >= 2
+    assert "Paris" in capsys.readouterr().out
+
+
+def test_guide_guided(llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
+    assert run("guide_guided.md") >= 2

@@ -36,7 +36,8 @@ class MaskEntry(_ffi_api.Wrapper):
         ln_min_p: Likewise; -inf: no min_p.
         mask_fraction: Probability that the last mask left.
         is_final: The sequence is over; nothing will be sampled.
-        forced_tokens: May be set: the tokens that follow, whatever the logits say.
+        forced_tokens: May be set: the tokens that follow, whatever the logits say. All but the
+            first are taken without logits: their log-probability is said to be 0.
     """
 
     __slots__ = ("_raw",)
@@ -145,7 +146,7 @@ class Executor(_ffi_api.Wrapper):
     # ---- requests -------------------------------------------------------------------------------
 
     def can_enqueue_request(self) -> bool:
-        """Whether the queue has room; another thread may take it."""
+        """Whether the queue has room; others may take it, and answers that nobody read fill it."""
         return bool(self._handle.can_enqueue())
 
     def enqueue_request(self, request: Request) -> int:

@@ -125,7 +125,11 @@ void Engine::Compute(const Works& works) {
 
 void Engine::BuildStep(const Works& works) {
   step_.Clear();
-  for (const Work& work : works) AddTokens(work);
+  embedding_ends_.clear();
+  for (const Work& work : works) {
+    AddTokens(work);
+    embedding_ends_.push_back(step_.n_embeddings());
+  }
 }
 
 void Engine::AddTokens(const Work& work) {

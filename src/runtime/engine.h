@@ -69,7 +69,7 @@ class Engine {
   void AdvanceBeams(Group& group);
   void TakePromptLogprobs(Group& group, Sequence& sequence, int64_t position,
                           std::span<RowOutput> rows);
-  size_t TakeEmbeddings(const Work& work, size_t first);
+  void TakeEmbeddings(const Work& work, std::span<const float> rows);
   void FinishEmbedding(Group& group, Sequence& sequence);
   void PromptDone(Group& group);
   void FinishSequence(Group& group, Sequence& sequence, FinishReason reason,
@@ -98,7 +98,8 @@ class Engine {
   MaskEntries entries_;
   bool masks_wanted_ = false;  // submitted, and not collected
   std::vector<RowInput> inputs_;
-  std::vector<size_t> row_counts_;  // of each work, as planned
+  std::vector<size_t> row_counts_;       // of each work, as planned
+  std::vector<int64_t> embedding_ends_;  // behind the rows of each work
   std::vector<RowOutput> outputs_;
   ExecutorStats stats_;
 };

@@ -69,15 +69,20 @@ void Engine::Sample(const Works& works) {
 
 /// From here on the step has happened: what fails ends its request.
 void Engine::Advance(const Works& works) {
-  size_t row = 0, embedding = 0;
+  const int64_t n_embd = model_->config().n_embd;
+  size_t row = 0;
+  int64_t embedding = 0;
   for (size_t i = 0; i < works.size(); ++i) {
     const Work& work = works[i];
     Group& group = *work.group;
     const std::span<RowOutput> rows(outputs_.data() + row, row_counts_[i]);
     row += rows.size();
+    const std::span<const float> embeddings(embeddings_.data<float>() + embedding * n_embd,
+                                            (embedding_ends_[i] - embedding) * n_embd);
+    embedding = embedding_ends_[i];
     if (work.sequence->over) continue;  // ended by another one of its request, in this step
     try {
-      embedding = TakeEmbeddings(work, embedding);
+      TakeEmbeddings(work, embeddings);
       AdvanceWork(work, rows);
     } catch (const std::exception& e) {
       Fail(group, *work.sequence, ErrorText(e));
@@ -209,21 +214,15 @@ void Engine::AdvanceBeams(Group& group) {
 
 // ---- embeddings ---------------------------------------------------------------------------------
 
-/// Adds what the step gave of `work`; `first` is its first row, and what comes back the next one's.
-size_t Engine::TakeEmbeddings(const Work& work, size_t first) {
+/// Adds what the step gave of `work`.
+void Engine::TakeEmbeddings(const Work& work, std::span<const float> rows) {
   Group& group = *work.group;
-  if (!group.request.pooling) return first;
-  const Pooling pooling = *group.request.pooling;
-  const int64_t begin = work.sequence->n_computed, end = begin + work.n;
+  if (!group.request.pooling) return;
   const auto n_embd = static_cast<size_t>(model_->config().n_embd);
-  int64_t n = begin == 0 ? 1 : 0;
-  if (pooling == Pooling::kMean) n = work.n;
-  if (pooling == Pooling::kLast) n = end == group.n_prompt() ? 1 : 0;
-  if (begin == 0 || !group.pooled) group.pooled.emplace(pooling, model_->config().n_embd);
-  for (const size_t last = first + n; first < last; ++first) {
-    group.pooled->Add({embeddings_.data<float>() + first * n_embd, n_embd});
+  if (work.sequence->n_computed == 0 || !group.pooled) {
+    group.pooled.emplace(*group.request.pooling, model_->config().n_embd);
   }
-  return first;
+  for (; !rows.empty(); rows = rows.subspan(n_embd)) group.pooled->Add(rows.first(n_embd));
 }
 
 void Engine::FinishEmbedding(Group& group, Sequence& s) {
