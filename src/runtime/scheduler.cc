@@ -137,8 +137,25 @@ bool Scheduler::HoldBack(const Group& group, const Sequence& sequence) const {
                      [](const Sequence& s) { return s.active && !s.over && s.n_pending() > 1; });
 }
 
+/// Entries that the last of the next n tokens sees beyond those of a prompt's first step; 0 where
+/// they do not count.
+int64_t Scheduler::Surplus(const Sequence& s, int64_t n) const {
+  if (!others_wait_ || s.n_pending() <= kDecodeTokens) return 0;
+  return std::max<int64_t>(0, s.n_computed + n - max_tokens_);
+}
+
+/// Of the step's tokens: what the next n take as long as.
+int64_t Scheduler::Cost(const Sequence& s, int64_t n) const {
+  const int64_t surplus = Surplus(s, n);
+  return surplus == 0 ? n : n + n * surplus / options_.deep;
+}
+
 int64_t Scheduler::Allowed(const Group& group, const Sequence& s, int64_t n) const {
   n = std::min(n, tokens_left_);
+  if (const int64_t surplus = Surplus(s, n); n > 1 && surplus > 0) {
+    n = std::max<int64_t>(1, n * options_.deep / (options_.deep + surplus));
+    if (n > kPageSize) n -= n % kPageSize;
+  }
   if (n < s.n_pending()) {
     // A prompt in one piece (but for rows and beams, see below), if need be longer than a step that
     // it then has to itself.
@@ -156,7 +173,7 @@ int64_t Scheduler::Allowed(const Group& group, const Sequence& s, int64_t n) con
 
 void Scheduler::Take(Group& group, Sequence& s, int64_t n) {
   works_.push_back({&group, &s, n});
-  tokens_left_ -= n;
+  tokens_left_ -= Cost(s, n);
   rows_left_ -= works_.back().n_rows();
   pages_planned_ += NewPages(s, n);
 }
@@ -164,7 +181,7 @@ void Scheduler::Take(Group& group, Sequence& s, int64_t n) {
 void Scheduler::Withdraw(const Group& group) {
   std::erase_if(works_, [&](const Work& work) {
     if (work.group != &group) return false;
-    tokens_left_ += work.n;
+    tokens_left_ += Cost(*work.sequence, work.n);
     rows_left_ += work.n_rows();
     pages_planned_ -= NewPages(*work.sequence, work.n);
     return true;
@@ -319,11 +336,13 @@ void Scheduler::Admit(SteadyTime now) {
 
 const std::vector<Work>& Scheduler::Plan(int64_t max_tokens, SteadyTime now) {
   works_.clear();
-  tokens_left_ = max_tokens;
+  max_tokens_ = tokens_left_ = max_tokens;
+  others_wait_ = false;
   rows_left_ = options_.max_rows;
   pages_planned_ = 0;
   Rank(now);
   PlanRunning(/*decode=*/true);
+  others_wait_ = options_.deep > 0 && options_.chunked_prefill && !works_.empty();
   PlanRunning(/*decode=*/false);
   Admit(now);
   if (works_.empty()) {  // those who were admitted took the place of all that was planned

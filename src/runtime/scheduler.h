@@ -22,6 +22,8 @@ struct SchedulerOptions {
   bool chunked_prefill = true;
   double aging_ms = 10000;  // a wait that counts as much as a priority higher by 1
   int64_t max_rows = 0;     // rows of logits in one step
+  /// Entries over which a token's attention takes as long as the rest of the network; 0: unknown.
+  int64_t deep = 0;
 };
 
 /// Some tokens of a sequence in a step: the next n that have no entries yet.
@@ -55,8 +57,9 @@ class Scheduler {
   /// Gives back what it holds.
   void ReleaseSequence(Sequence& sequence);
 
-  /// At most `max_tokens` tokens. Takes slots and pages' worth of room for them, and from others
-  /// where they rank lower; the pages themselves are taken by Step::Add.
+  /// At most `max_tokens` tokens, of prompts fewer where they lie deep and others wait for their
+  /// next token: attention takes longer there. Takes slots and pages' worth of room for them, and
+  /// from others where they rank lower; the pages themselves are taken by Step::Add.
   const std::vector<Work>& Plan(int64_t max_tokens, SteadyTime now);
 
   const std::vector<std::shared_ptr<Group>>& waiting() const { return waiting_; }
@@ -73,6 +76,8 @@ class Scheduler {
   int64_t NewPages(const Sequence& sequence, int64_t n) const;
   /// The most tokens <= n of the sequence that there is room for, with rows and chunks as allowed.
   int64_t Allowed(const Group& group, const Sequence& sequence, int64_t n) const;
+  int64_t Surplus(const Sequence& sequence, int64_t n) const;
+  int64_t Cost(const Sequence& sequence, int64_t n) const;
   void KeepBeamsTogether(const Group& group);
   bool HoldBack(const Group& group, const Sequence& sequence) const;
 
@@ -95,7 +100,8 @@ class Scheduler {
   Groups waiting_, running_;
   std::vector<int64_t> free_slots_;
   std::vector<Work> works_;
-  int64_t tokens_left_ = 0, rows_left_ = 0, pages_planned_ = 0;
+  int64_t max_tokens_ = 0, tokens_left_ = 0, rows_left_ = 0, pages_planned_ = 0;
+  bool others_wait_ = false;  // tokens of the plan depend on how fast it is
   int64_t n_preemptions_ = 0;
 };
 

@@ -40,6 +40,35 @@ void TestDecodeBeforePrefill() {
   MLF_EXPECT(sim.last()[0].group == first.get() && sim.last()[1].group == second.get());
 }
 
+/// Deep in a prompt a step takes fewer of its tokens, while others wait for theirs.
+void TestDeepChunksAreShorter() {
+  SchedulerOptions options = Options();
+  options.deep = 100;
+  Simulation sim(options, Shape(64), false);
+  const auto alone = sim.Add({.n_prompt = 500, .max_new_tokens = 2});
+  for (int i = 0; i < 5; ++i) {
+    sim.Step(100);
+    MLF_EXPECT(sim.last().size() == 1 && sim.last()[0].n == 100);
+  }
+  sim.Finish(100);
+  const auto other = sim.Add({.n_prompt = 1, .max_new_tokens = 400});
+  sim.Step(100);
+  const auto deep = sim.Add({.n_prompt = 500, .max_new_tokens = 2});
+  int64_t n_computed = 0, n_steps = 0;
+  while (n_computed < 500) {
+    sim.Step(100);
+    MLF_EXPECT(sim.last().size() == 2 && sim.last()[0].group == other.get());
+    const int64_t n = sim.last()[1].n, seen = n_computed + n;
+    n_computed = seen;
+    ++n_steps;
+    MLF_EXPECT(n >= 1 && (n_computed == 500 || n_steps > 1 || n == 99));
+    MLF_EXPECT(n + n * std::max<int64_t>(0, seen - 100) / 100 <= 99);
+  }
+  MLF_EXPECT(n_steps > 10 && alone->over());
+  sim.Finish(100);
+  MLF_EXPECT(deep->over() && sim.all_free());
+}
+
 void TestFirstComeFirstServed() {
   Simulation sim(Options(), Shape(64, 2), false);
   std::vector<std::shared_ptr<Group>> groups;
@@ -229,6 +258,7 @@ Mix RandomMix(uint64_t seed) {
   mix.prefixes = random(9, 3) != 0;
   mix.priorities = random(10, 2) == 0;
   if (random(11, 3) == 0) mix.options.aging_ms = 5;
+  if (random(12, 2) == 0) mix.options.deep = static_cast<int64_t>(1 + random(13, 200));
   return mix;
 }
 
@@ -287,6 +317,7 @@ void TestAnyMix(uint64_t seed) {
 
 int main() {
   mlf::TestDecodeBeforePrefill();
+  mlf::TestDeepChunksAreShorter();
   mlf::TestFirstComeFirstServed();
   mlf::TestPriorityGoesFirstAndPreempts();
   mlf::TestMemoryTakesTheLastInRank();
