@@ -91,6 +91,7 @@ void RegisterExecutor() {
            })
       .def("await_responses", Await)
       .def("cancel", [](const ExecutorRef& self, int64_t id) { return self->executor->Cancel(id); })
+      .def("forget", [](const ExecutorRef& self, int64_t id) { self->executor->Forget(id); })
       .def("stats", [](const ExecutorRef& self) { return FromStats(self->executor->stats()); })
       .def("shutdown", [](const ExecutorRef& self, bool drain) { self->executor->Shutdown(drain); })
       .def("load_lora",

@@ -177,9 +177,10 @@ void Engine::TakePromptLogprobs(Group& group, Sequence& s, int64_t position,
   for (RowOutput& row : rows) {
     ++position;  // a row speaks of the token that comes next
     // Computed again after a pre-emption, they are known already.
-    const auto next = static_cast<int64_t>(logprobs.size()) + 1;
+    const int64_t next = group.n_prompt_logprobs + 1;
     if (s.index != 0 || position != next || position >= group.n_prompt()) continue;
     logprobs.push_back({row.logprob, std::move(row.best)});
+    ++group.n_prompt_logprobs;
   }
 }
 

@@ -58,7 +58,6 @@ Executor::Executor(std::shared_ptr<const Model> model, const ExecutorConfig& con
       config_(Completed(config, model_->config())),
       on_step_(std::move(on_step)),
       process_(getpid()),
-      has_post_processor_(post_processor != nullptr),
       responses_(config_.max_pending_responses) {
   model_->CheckOpen();
   const Vocab& vocab = *model_->vocab();
@@ -69,6 +68,7 @@ Executor::Executor(std::shared_ptr<const Model> model, const ExecutorConfig& con
     pool_ = std::make_unique<PostProcessorPool>(std::move(post_processor),
                                                 static_cast<int>(config_.n_post_processor_threads),
                                                 config_.post_processor_timeout_ms);
+    pool_id_ = pool_->id();
   }
   engine_ = std::make_unique<Engine>(model_, config_, pool_.get(), responses_);
   stats_ = engine_->stats();
@@ -86,8 +86,14 @@ bool Executor::ended() const {
   return ended_;
 }
 
+bool Executor::OnOwnCallback() const {
+  const void* const pool = PostProcessorPool::IdOfWorker();
+  return engine_of_thread == this || (pool != nullptr && pool == pool_id_);
+}
+
+/// Of this executor, or of another one that may wait for this one.
 bool Executor::OnCallback() const {
-  return PostProcessorPool::OnWorker() || engine_of_thread == this;
+  return PostProcessorPool::IdOfWorker() != nullptr || engine_of_thread == this;
 }
 
 // ---- requests -----------------------------------------------------------------------------------
@@ -131,7 +137,7 @@ RequestLimits Executor::Limits() const {
           .max_sequences = config_.max_batch_size,
           .max_tokens = config_.max_num_tokens.value_or(0),
           .max_chunk = whole ? *config_.max_num_tokens : 0,
-          .has_post_processor = has_post_processor_};
+          .has_post_processor = pool_id_ != nullptr};
 }
 
 LoadedAdapter Executor::AdapterOf(const Request& request) const {
@@ -194,6 +200,10 @@ int64_t Executor::Enqueue(Request request, Audience audience) {
 std::vector<Response> Executor::Await(std::optional<double> timeout_ms, std::optional<int64_t> id,
                                       Audience audience) {
   CheckProcess();
+  if (OnOwnCallback() && !(timeout_ms && *timeout_ms <= 0)) {
+    TVM_FFI_THROW(RuntimeError) << "await_responses: called from a callback of the executor, which "
+                                   "gives nothing before it returns; only timeout_ms=0 goes";
+  }
   return responses_.Await(timeout_ms, id, audience);
 }
 
@@ -210,6 +220,13 @@ bool Executor::Cancel(int64_t id) {
   return true;
 }
 
+void Executor::Forget(int64_t id) {
+  if (process_ != getpid() || !responses_.Forget(id)) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  inbox_.cancelled.push_back(id);
+  changed_.notify_all();
+}
+
 ExecutorStats Executor::stats() const {
   CheckProcess();
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -224,6 +241,10 @@ ExecutorStats Executor::stats() const {
 void Executor::LoadLora(const std::string& name, const std::string& path) {
   CheckProcess();
   if (name.empty()) TVM_FFI_THROW(ValueError) << "load_lora: name is empty";
+  if (name.size() > kMaxNameBytes) {
+    TVM_FFI_THROW(ValueError) << "load_lora: name has " << name.size()
+                              << " bytes, expected at most " << kMaxNameBytes;
+  }
   const auto check_new = [&] {
     CheckOpen();
     if (adapters_.contains(name)) {

@@ -50,11 +50,15 @@ class Executor {
   /// Returns the request's id. ValueError (TypeError, KeyError) naming what is wrong with the
   /// request; RuntimeError when the queue is full or the executor is shut down.
   int64_t Enqueue(Request request, Audience audience = Audience::kAny);
+  /// See ResponseQueue. RuntimeError from a callback of this executor that would wait: nothing
+  /// comes before it returns.
   std::vector<Response> Await(std::optional<double> timeout_ms, std::optional<int64_t> id,
                               Audience audience = Audience::kAny);
   /// False when the request is over. ValueError for an id that was never given. Its last responses
   /// say CANCELLED unless it ended by itself before the next step.
   bool Cancel(int64_t id);
+  /// Cancels it and drops its responses, those that wait and those to come. Never waits.
+  void Forget(int64_t id);
   ExecutorStats stats() const;
 
   /// Ends the engine: at once, with CANCELLED for everything in flight, or (drain) once all that
@@ -83,6 +87,7 @@ class Executor {
 
   Executor(std::shared_ptr<const Model> model, const ExecutorConfig& config,
            PostProcessor post_processor, StepCallback on_step);
+  bool OnOwnCallback() const;
   bool OnCallback() const;
   void CheckProcess() const;
   void CheckOpen() const;
@@ -105,9 +110,9 @@ class Executor {
   const ExecutorConfig config_;
   StepCallback on_step_;  // of the engine's thread, until that has ended
   const pid_t process_;
-  std::vector<int32_t> end_ids_;  // of the vocabulary
-  const bool has_post_processor_;
+  std::vector<int32_t> end_ids_;             // of the vocabulary
   std::unique_ptr<PostProcessorPool> pool_;  // until the end
+  const void* pool_id_ = nullptr;            // set where there is a post-processor
   ResponseQueue responses_;
   std::unique_ptr<Engine> engine_;  // of the engine's thread
 

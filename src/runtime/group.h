@@ -67,7 +67,8 @@ struct Group {
   std::vector<int32_t> banned_ids;        // that may not come before min_tokens
   int64_t first_soft_token;               // from here on entries are this request's own
   int64_t cached_tokens = 0;
-  int64_t n_unfinished;  // sequences whose last response is still to come
+  int64_t n_prompt_logprobs = 0;  // that were taken
+  int64_t n_unfinished;           // sequences whose last response is still to come
 
   SteadyTime arrived;
   std::optional<SteadyTime> started, first_token;

@@ -14,7 +14,8 @@
 namespace mlf {
 namespace {
 
-thread_local bool on_worker = false;
+/// Of the pool whose worker this thread is.
+thread_local const void* pool_of_worker = nullptr;
 
 /// How long a call is waited for once nobody wants its answer.
 constexpr std::chrono::duration<double, std::milli> kGrace{500};
@@ -81,7 +82,7 @@ void PostProcessorPool::Shared::Run(Job& job) const {
 }
 
 void PostProcessorPool::Shared::Work(const std::shared_ptr<Shared>& shared) {
-  on_worker = true;
+  pool_of_worker = shared.get();
   bool abandoned = false;
   while (!abandoned) {
     const std::shared_ptr<Job> job = shared->Next();
@@ -234,6 +235,6 @@ void PostProcessorPool::Abandon() {
   shared_->n_left_behind += lost;
 }
 
-bool PostProcessorPool::OnWorker() { return on_worker; }
+const void* PostProcessorPool::IdOfWorker() { return pool_of_worker; }
 
 }  // namespace mlf

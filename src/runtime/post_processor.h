@@ -54,8 +54,9 @@ class PostProcessorPool {
   /// Tells the callback of sequences that are over; nobody waits for it.
   void Notify(const MaskEntries& entries);
 
-  /// Whether the calling thread is in a callback of any pool.
-  static bool OnWorker();
+  /// The id of the pool in whose callback the calling thread is; null elsewhere.
+  static const void* IdOfWorker();
+  const void* id() const { return shared_.get(); }
 
  private:
   struct Job;

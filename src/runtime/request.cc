@@ -69,9 +69,22 @@ void CheckStops(const Request& r) {
   }
 }
 
+void CheckNames(const Request& r) {
+  constexpr auto kMax = static_cast<int64_t>(kMaxNameBytes);
+  Between("the bytes of cache_salt", static_cast<int64_t>(r.cache_salt.size()), 0, kMax);
+  Between("the bytes of lora", static_cast<int64_t>(r.lora.size()), 0, kMax);
+}
+
+[[noreturn]] void Refuse(const char* what) { TVM_FFI_THROW(ValueError) << "request: " << what; }
+
 /// An embedding is one vector of one prompt.
 void CheckEmbedding(const Request& r) {
   if (!r.pooling) return;
+  if (r.logprobs > 0) Refuse("an embedding (pooling) has no logprobs");
+  if (!r.stop_words.empty()) Refuse("an embedding (pooling) takes no stop_words");
+  if (!r.stop_token_ids.empty()) Refuse("an embedding (pooling) takes no stop_token_ids");
+  if (r.min_tokens > 0) Refuse("an embedding (pooling) takes no min_tokens");
+  if (r.use_logits_post_processor) Refuse("an embedding (pooling) takes no logits post-processor");
   Between("num_return_sequences with pooling", r.num_return_sequences, 1, 1);
   Between("best_of with pooling", r.best_of, 0, 1);
   Between("beam_width with pooling", r.beam_width, 1, 1);
@@ -84,17 +97,23 @@ void CheckSequences(const Request& r, const RequestLimits& limits) {
   Between("beam_width", r.beam_width, 1, std::min(kMaxBeamWidth, max_sequences));
   That(std::isfinite(r.length_penalty), "length_penalty", r.length_penalty, "a finite number");
   const bool ranked = r.beam_width > 1 || r.best_of > r.num_return_sequences;
-  const auto refuse = [](const char* what) { TVM_FFI_THROW(ValueError) << "request: " << what; };
-  if (ranked && r.streaming) refuse("best_of and beam search rank whole answers and cannot stream");
-  if (r.beam_width == 1) return;
+  if (ranked && r.streaming) Refuse("best_of and beam search rank whole answers and cannot stream");
+  if (r.beam_width == 1) {
+    if (r.length_penalty != 1) Refuse("length_penalty is of beam search (beam_width)");
+    return;
+  }
+  const SamplingParams& s = r.sampling;
+  if (s.top_k || s.top_p || s.min_p || s.typical_p) {
+    Refuse("beam search draws nothing and takes no top_k, top_p, min_p or typical_p");
+  }
   Between("max_new_tokens with beam_width", r.max_new_tokens, 1, kMaxTokens);
   That(limits.max_tokens == 0 || r.beam_width <= limits.max_tokens, "beam_width", r.beam_width,
        "at most max_num_tokens=" + std::to_string(limits.max_tokens) +
            ", since beams advance in one step");
-  if (r.best_of != 0) refuse("best_of and beam_width exclude each other");
-  if (r.use_logits_post_processor) refuse("beam search takes no logits post-processor");
-  if (!r.stop_words.empty()) refuse("beam search takes stop_token_ids, but no stop_words");
-  if (r.logprobs > 0) refuse("beam search gives cumulative_logprob, but no logprobs per token");
+  if (r.best_of != 0) Refuse("best_of and beam_width exclude each other");
+  if (r.use_logits_post_processor) Refuse("beam search takes no logits post-processor");
+  if (!r.stop_words.empty()) Refuse("beam search takes stop_token_ids, but no stop_words");
+  if (r.logprobs > 0) Refuse("beam search gives cumulative_logprob, but no logprobs per token");
   That(r.num_return_sequences <= r.beam_width, "num_return_sequences", r.num_return_sequences,
        "at most beam_width=" + std::to_string(r.beam_width));
 }
@@ -111,6 +130,7 @@ void Check(const Request& r, const RequestLimits& limits) {
   CheckTable(r, limits.n_embd);
   CheckTokens(r, limits);
   CheckStops(r);
+  CheckNames(r);
   r.sampling.Check(limits.n_vocab);
   Between("max_new_tokens", r.max_new_tokens, 0, kMaxTokens);
   Between("min_tokens", r.min_tokens, 0, r.max_new_tokens);

@@ -16,6 +16,9 @@
 namespace mlf {
 
 /// Everything is owned. What is not set is what the executor's configuration or the model says.
+/// Of a cache_salt, and of an adapter's name.
+inline constexpr size_t kMaxNameBytes = 256;
+
 struct Request {
   std::vector<int32_t> tokens;  // the prompt; n_vocab + i stands for row i of prompt_table
   int64_t max_new_tokens = 128;

@@ -42,6 +42,19 @@ bool ResponseQueue::Push(ResponseNode& node) {
   return true;
 }
 
+bool ResponseQueue::Forget(int64_t id) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = streams_.find(id);
+  if (found == streams_.end()) return false;
+  const bool open = !found->second.over;
+  const Audience audience = found->second.audience;
+  if (!open) --n_over_;
+  found->second.changed->notify_all();
+  streams_.erase(found);
+  if (!Expects(audience)) any_changed_[static_cast<int>(audience)].notify_all();
+  return open;
+}
+
 void ResponseQueue::TakeFrom(Streams::iterator stream, std::vector<Response>& out) {
   ResponseNode& pending = stream->second.pending;
   out.reserve(out.size() + pending.size());
@@ -92,6 +105,10 @@ std::vector<Response> ResponseQueue::Await(std::optional<double> timeout_ms,
   while (true) {
     std::vector<Response> out;
     const auto stream = id ? streams_.find(*id) : streams_.end();
+    if (id && stream != streams_.end() && stream->second.audience != audience) {
+      TVM_FFI_THROW(ValueError) << "await_responses: the responses of request_id " << *id
+                                << " go to its stream alone";
+    }
     const bool over = id ? stream == streams_.end() : !Expects(audience);
     if (over && (id || closed_ || !timeout_ms)) return out;
     if (!id) {

@@ -33,10 +33,15 @@ class ResponseQueue {
   /// for a final one. `node` holds one response, and none afterwards.
   bool Push(ResponseNode& node);
 
+  /// Drops the request's responses, those that wait and those to come. False where its last one
+  /// was there already.
+  bool Forget(int64_t id);
+
   /// What waits for `id`, else for anybody of the audience; waits for it up to `timeout_ms`. Empty
   /// at once where nothing can come any more: the request's last response was taken, or no request
   /// of the audience is open and the queue is closed, or there is no time-out that would end the
-  /// wait. ValueError for an id that was never given. Throws for Ctrl-C.
+  /// wait. ValueError for an id that was never given, or whose responses another audience gets.
+  /// Throws for Ctrl-C.
   std::vector<Response> Await(std::optional<double> timeout_ms, std::optional<int64_t> id,
                               Audience audience);
 

@@ -212,7 +212,7 @@ void TestTwoExecutorsOnOneModel() {
 // ---- the post-processor -------------------------------------------------------------------------
 
 /// What it does is in the request's client_id.
-enum Behaviour : int64_t { kFine, kThrows, kBlocks, kDies, kShutsDown, kForcesNonsense };
+enum Behaviour : int64_t { kFine, kThrows, kBlocks, kDies, kShutsDown, kWaits, kForcesNonsense };
 
 class Misbehaving {
  public:
@@ -254,6 +254,9 @@ class Misbehaving {
       case kShutsDown:
         self.load()->Shutdown(true);
         return;
+      case kWaits:
+        self.load()->Await(std::nullopt, std::nullopt);
+        return;
       case kForcesNonsense:
         entry.forced_tokens = {5, test::kTinyTokens};
         return;
@@ -280,6 +283,7 @@ void TestPostProcessorFails() {
                         Case{kBlocks, "logits post-processor: no answer after 100 ms"},
                         Case{kDies, "logits post-processor: no answer after 100 ms"},
                         Case{kShutsDown, "shutdown: called from a callback"},
+                        Case{kWaits, "await_responses: called from a callback"},
                         Case{kForcesNonsense, "forced token 300 is out of range"}}) {
     for (int times = 0; times < 3; ++times) {
       const int64_t masked = misbehaving.Send(kFine, 1), bad = misbehaving.Send(c.behaviour, 3),

@@ -172,7 +172,8 @@ void TestLetsGoOfWaiters() {
   std::vector<std::thread> waiters;
   std::atomic<int> ends{0};
   waiters.emplace_back([&] {
-    for (const Response& r : executor->Await(std::nullopt, id)) ends += r.is_request_final ? 1 : 0;
+    for (const Response& r : executor->Await(std::nullopt, id, Audience::kOwn))
+      ends += r.is_request_final ? 1 : 0;
   });
   waiters.emplace_back([&] { MLF_EXPECT(executor->Await(1e9, std::nullopt).empty()); });
   std::this_thread::sleep_for(std::chrono::milliseconds(2));

@@ -165,7 +165,8 @@ class Traffic {
   void ReadMine(std::deque<Mine>& mine, Dice& dice) {
     Mine one = mine.front();
     mine.pop_front();
-    const auto responses = executor_->Await(static_cast<double>(dice.Below(4)), one.id);
+    const auto responses =
+        executor_->Await(static_cast<double>(dice.Below(4)), one.id, Audience::kOwn);
     ledger_.Record(responses);
     if (++one.reads == 2 && one.cancel) executor_->Cancel(one.id);
     if (responses.empty() || !responses.back().is_request_final) mine.push_back(one);

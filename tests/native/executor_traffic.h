@@ -90,7 +90,9 @@ inline void AskForEmbedding(Request& request, Dice& dice) {
   request.pooling = static_cast<Pooling>(1 + dice.Below(3));
   request.normalize = dice.OneIn(2);
   request.num_return_sequences = request.beam_width = 1;
-  request.best_of = request.prompt_logprobs = 0;
+  request.best_of = request.prompt_logprobs = request.logprobs = request.min_tokens = 0;
+  request.stop_words.clear();
+  request.stop_token_ids.clear();
   request.streaming = request.use_logits_post_processor = false;
 }
 
@@ -124,6 +126,9 @@ inline Request RepeatableRequest(uint64_t seed, bool post_processor) {
     request.num_return_sequences = 1 + dice.Below(request.beam_width);
     request.best_of = request.logprobs = 0;
     request.stop_words.clear();
+    request.sampling.top_k.reset();
+    request.sampling.top_p.reset();
+    request.sampling.min_p.reset();
   }
   const bool ranked = request.beam_width > 1 || request.best_of > request.num_return_sequences;
   request.streaming = !ranked && dice.OneIn(2);

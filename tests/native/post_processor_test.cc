@@ -77,7 +77,7 @@ void TestFills() {
     PostProcessorPool pool(
         [&](const MaskEntries& entries) {
           ++calls;
-          MLF_EXPECT(!entries.empty() && PostProcessorPool::OnWorker());
+          MLF_EXPECT(!entries.empty() && PostProcessorPool::IdOfWorker() != nullptr);
           for (const auto& entry : entries) {
             MLF_EXPECT(IsOpen(*entry));
             entry->temperature = static_cast<double>(entry->request_id);
@@ -94,7 +94,7 @@ void TestFills() {
         MLF_EXPECT(entries[i]->temperature == static_cast<double>(i) && !IsOpen(*entries[i]));
       }
     }
-    MLF_EXPECT(!PostProcessorPool::OnWorker());
+    MLF_EXPECT(PostProcessorPool::IdOfWorker() == nullptr);
   }
 }
 

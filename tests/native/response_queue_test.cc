@@ -101,7 +101,19 @@ void TestAudiences() {
   MLF_EXPECT(TokensOf(queue.Await(0, std::nullopt, kPump)) == std::vector<int32_t>({2}));
   MLF_EXPECT(TokensOf(queue.Await(0, std::nullopt, kAny)) == std::vector<int32_t>({0}));
   MLF_EXPECT(queue.Await(0, std::nullopt, kAny).empty());
-  MLF_EXPECT(TokensOf(queue.Await(0, 1, kAny)) == std::vector<int32_t>({1}));
+  MLF_EXPECT_THROWS(queue.Await(0, 1, kAny), "ValueError", "request_id 1 go to its stream alone");
+  MLF_EXPECT(TokensOf(queue.Await(0, 1, kOwn)) == std::vector<int32_t>({1}));
+}
+
+void TestForgets() {
+  ResponseQueue queue(4);
+  for (int32_t id = 0; id < 2; ++id) queue.Open(id, kOwn);
+  Push(queue, 0, 7);
+  Push(queue, 1, 7, /*final=*/true);
+  MLF_EXPECT(queue.Forget(0) && !queue.Forget(0) && !queue.Forget(1) && !queue.Forget(99));
+  MLF_EXPECT(queue.unread() == 0 && queue.StateOf(0) == State::kOver);
+  MLF_EXPECT(Push(queue, 0, 8, /*final=*/true) && queue.unread() == 0);  // and drops it
+  MLF_EXPECT(queue.Await(std::nullopt, 0, kOwn).empty());
 }
 
 void TestHowLongItWaits() {
@@ -131,7 +143,7 @@ void TestWakes() {
   std::atomic<int> got{0};
   std::thread any(
       [&] { got += static_cast<int>(queue.Await(std::nullopt, std::nullopt, kAny).size()); });
-  std::thread own([&] { got += static_cast<int>(queue.Await(std::nullopt, 1, kAny).size()); });
+  std::thread own([&] { got += static_cast<int>(queue.Await(std::nullopt, 1, kOwn).size()); });
   Sleep(10);
   MLF_EXPECT(got.load() == 0);
   Push(queue, 0, 0);
@@ -207,7 +219,7 @@ class Traffic {
       // Two threads may hold responses of one id; each alone sees them rise.
       MLF_EXPECT(response.tokens.front() <= LengthOf(id));
       MLF_EXPECT(
-          (seen_[id].fetch_or(1 << response.tokens.front()) >> response.tokens.front()) % 2 == 0);
+          (seen_[id].fetch_or(1U << response.tokens.front()) >> response.tokens.front()) % 2 == 0);
       if (response.is_request_final) ++finals_[id];
     }
   }
@@ -216,9 +228,9 @@ class Traffic {
     if (self < 2) {  // the requests of nobody else
       for (int64_t id = 3 * self + 1; id < kIds; id += 6) {
         while (queue_.StateOf(id) != State::kOver || finals_[id].load() == 0) {
-          Take(queue_.Await(self == 0 ? std::optional<double>(5) : std::nullopt, id, kAny));
+          Take(queue_.Await(self == 0 ? std::optional<double>(5) : std::nullopt, id, kOwn));
         }
-        MLF_EXPECT(seen_[id].load() == (2 << LengthOf(id)) - 1);
+        MLF_EXPECT(seen_[id].load() == (2U << LengthOf(id)) - 1);
       }
       return;
     }
@@ -242,6 +254,7 @@ int main() {
   mlf::TestOrderAndEnd();
   mlf::TestFullBuffer();
   mlf::TestAudiences();
+  mlf::TestForgets();
   mlf::TestHowLongItWaits();
   mlf::TestWakes();
   mlf::TestLastResponseLetsGo();
