@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,61 @@ def test_guide_guided(llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch) 
     pytest.importorskip("llguidance")
     monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
     assert run("guide_guided.md") >= 2
+
+
+# What tlc.h declares: parameters of the executor; of a request and what it contains.
+TLC_ENGINE = """
+guaranteed_no_evict iter_stats_max_iterations request_stats_max_iterations max_batch_size
+max_num_tokens max_queue_size max_queue_delay_microseconds enable_chunked_context
+gpu_weights_percent kv_cache_free_gpu_mem_fraction max_tokens_in_paged_kv_cache
+kv_cache_host_memory_bytes kv_cache_onboard_blocks cross_kv_cache_fraction
+secondary_offload_min_priority event_buffer_max_size max_attention_window_size sink_token_length
+enable_kv_cache_reuse enable_batch_size_tuning enable_max_num_tokens_tuning
+"""
+TLC_REQUEST = """
+tokens num_tokens client_req_id params lora_params prompt_params use_logits_post_processor
+streaming logprobs max_new_tokens num_return_sequences eos_token_id temperature top_p min_p
+frequency_penalty presence_penalty priority top_k min_tokens seed lora_id weights config
+prompt_table input_token_extra_ids mrope_rotary_sin_cos mrope_position_deltas
+skip_cross_attn_blocks encoder_input_features encoder_output_length cross_attention_masks
+input_position_ids
+"""
+TLC_CALLS = """
+tlc_default_init_params tlc_init tlc_can_enqueue_request tlc_shutdown tlc_enqueue_request
+tlc_cancel_request tlc_await_responses tlc_alloc_logit_data tlc_mask_fraction_ptr
+"""
+
+
+def rows(begin: str, end: str) -> dict[str, tuple[str, str]]:
+    """Names in the rows of trtllm_c.md between two headings: what becomes of each, and our text."""
+    text = (DOCS / "trtllm_c.md").read_text("utf-8")
+    part = text[text.index(f"\n{begin}") : text.index(f"\n{end}")]
+    return {
+        name: (kind, ours)
+        for first, kind, ours in re.findall(r"^\| (`.*?) \| (\w+) \| ?(.*) \|$", part, re.M)
+        for name in re.findall(r"`(\w+)`", first)
+    }
+
+
+def test_every_call_of_trtllm_c_is_set_beside_ours() -> None:
+    text = (DOCS / "trtllm_c.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(tlc_\w+)`", text, re.M)) == set(TLC_CALLS.split())
+
+
+@pytest.mark.parametrize("what", ["executor", "request"])
+def test_every_parameter_of_trtllm_c_works_or_is_refused_by_name(llm: Any, what: str) -> None:
+    if what == "executor":
+        found, expected = rows("## Parameters of the executor", "## Requests"), TLC_ENGINE
+        kinds, given = [llm.ExecutorConfig], {}
+    else:
+        found, expected = rows("## Requests", "## Answers"), TLC_REQUEST
+        kinds, given = [llm.Request, llm.SamplingParams], {"tokens": [1]}
+    assert set(found) == set(expected.split())
+    known = {field.name for kind in (*kinds, llm.Request) for field in fields(kind)}
+    for name, (becomes, ours) in found.items():
+        assert (name in known) == (becomes == "same"), name
+        if becomes == "other":
+            assert name.endswith("params") or known & set(re.findall(r"\w+", ours)), name
+        elif becomes == "refused":
+            with pytest.raises(TypeError, match=rf"\b{name}\b"):
+                kinds[0](**given, **{name: 1})

@@ -82,8 +82,9 @@ class GuidedStats:
 class _Request:
     """A request under way: its grammar, and its sequences' states once they were called for."""
 
-    def __init__(self, grammar: Any, n_sequences: int) -> None:
+    def __init__(self, grammar: Any, n_sequences: int, may_jump: bool) -> None:
         self.grammar = grammar
+        self.may_jump = may_jump
         self.open = set(range(n_sequences))
         self.states: dict[int, Any] = {}
 
@@ -101,7 +102,8 @@ class GuidedDecoding:
             the process may use.
         cache_size: Compiled grammars that are kept.
         jump_forward: Append tokens that are the only ones possible without sampling each. The
-            answer stays the same, token for token.
+            answer stays the same, token for token. Requests that want log-probabilities, or are
+            ranked by them, have each token sampled all the same.
         compile_timeout_s: After that many seconds of compiling, a grammar is refused.
         others: Called with the entries of requests that have no grammar and asked for a logits
             post-processor; without it such a request fails.
@@ -163,7 +165,14 @@ class GuidedDecoding:
             self._in_use = False
             self._requests.clear()
 
-    def enqueue(self, guided: Guided, send: Callable[[], int], *, n_sequences: int = 1) -> int:
+    def enqueue(
+        self,
+        guided: Guided,
+        send: Callable[[], int],
+        *,
+        n_sequences: int = 1,
+        scored: bool = False,
+    ) -> int:
         """Sends a request off and ties its grammar to it.
 
         The grammar is compiled before, and calls for the request wait until it is tied: so none
@@ -173,6 +182,8 @@ class GuidedDecoding:
             guided: The grammar.
             send: Enqueues the request and returns its id; must not wait for the engine.
             n_sequences: Its sequences, 0 to n_sequences - 1; each will be reported to end.
+            scored: The log-probabilities of its tokens are wanted, to be delivered or to rank its
+                sequences by. A token that is forced has none, so there is no jump-forward.
 
         Raises:
             ValueError: The grammar cannot be compiled; nothing was sent.
@@ -181,7 +192,7 @@ class GuidedDecoding:
         count = _at_least_one("n_sequences", n_sequences)
         with self._lock:
             request_id = send()
-            self._requests[request_id] = _Request(grammar, count)
+            self._requests[request_id] = _Request(grammar, count, self._jump_forward and not scored)
         return request_id
 
     def compile(self, guided: Guided) -> Any:
@@ -215,6 +226,7 @@ class GuidedDecoding:
     def __call__(self, entries: Sequence[LogitsEntry]) -> None:
         """Fills the masks of one step."""
         rows: list[tuple[LogitsEntry, Any]] = []
+        may_jump: list[bool] = []
         others: list[LogitsEntry] = []
         for entry in entries:
             request = self._request(int(entry.request_id))
@@ -226,11 +238,12 @@ class GuidedDecoding:
                 state = self._advance(request, entry)
                 if state is not None:
                     rows.append((entry, state))
+                    may_jump.append(request.may_jump)
         if rows:
             self._masks.fill(rows)
             self._masks_filled += len(rows)
-        for entry, state in rows:
-            self._finish(entry, state)
+        for (entry, state), jump in zip(rows, may_jump):
+            self._finish(entry, state, jump)
         if others:
             self._pass_on(others)
 
@@ -265,11 +278,11 @@ class GuidedDecoding:
             return None
         return state
 
-    def _finish(self, entry: LogitsEntry, state: Any) -> None:
+    def _finish(self, entry: LogitsEntry, state: Any, may_jump: bool) -> None:
         """Looks for what filling a mask cannot report, and for forced tokens."""
         if state.is_error():  # its mask then allows the end alone, which would be a wrong answer
             entry.fail(f"guided: {error_text(state)}")
-        elif self._jump_forward:
+        elif may_jump:
             forced = state.compute_ff_tokens()
             if forced:
                 entry.forced_tokens = forced
