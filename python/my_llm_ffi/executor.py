@@ -177,6 +177,8 @@ class Executor(_ffi_api.Wrapper):
                 request.guided,
                 lambda: int(self._handle.enqueue(values, audience)),
                 n_sequences=max(request.num_return_sequences, request.best_of or 1),
+                scored=request.logprobs > 0
+                or (request.best_of or 1) > request.num_return_sequences,
             )
         )
 

@@ -135,3 +135,24 @@ def test_nothing_is_forced_in_a_request_that_is_scored(llm: ModuleType, model: M
     engine.run()
     assert engine.texts(scored) == engine.texts(other) == ["once upon a time"]
     assert forced[scored] == 0 < forced[other]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"best_of": 4}, {"best_of": 5, "num_return_sequences": 2}, {"logprobs": 2}]
+)
+def test_scores_are_the_same(
+    llm: ModuleType, executor: MakeExecutor, model: Model, fields: dict[str, Any]
+) -> None:
+    """Log-probabilities, and the order of answers that are ranked by them."""
+    requests = [
+        request
+        for request in asked(llm, **fields)
+        if not (request.streaming and "best_of" in fields) and request.num_return_sequences < 3
+    ]
+    plain, jumped, n_forced = both_ways(executor, model, requests)
+    assert n_forced == 0
+    for before, after in zip(plain, jumped):
+        assert [(a.tokens, a.logprobs) for a in after] == [(a.tokens, a.logprobs) for a in before]
+        scores = [[a.last.cumulative_logprob for a in answers] for answers in (before, after)]
+        assert scores[0] == scores[1]
+        assert all(score < 0 for score in scores[0])
