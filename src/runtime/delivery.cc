@@ -20,6 +20,12 @@ bool MemoryAllows(Fn fn) {
   return true;
 }
 
+bool IsCut(const Response& last) {
+  return last.finish_reason == FinishReason::kCancelled ||
+         last.finish_reason == FinishReason::kTimedOut ||
+         last.finish_reason == FinishReason::kError;
+}
+
 bool Ranked(const Request& request) {
   return request.beam_width > 1 || request.best_of > request.num_return_sequences;
 }
@@ -82,6 +88,7 @@ void Delivery::Finish(Group& group, Sequence& s, FinishReason reason, const std:
   if (!Ranked(group.request)) return Push(group, s);
   if (group.n_unfinished > 0) return;
   group.n_unfinished = group.request.num_return_sequences;  // that are still to be delivered
+  SpreadCut(group);
   const bool ranked =
       MemoryAllows([&] { group.beams != nullptr ? RankBeams(group, reason) : Rank(group); });
   for (int64_t i = 0; i < group.request.num_return_sequences; ++i) {
@@ -99,6 +106,21 @@ void Delivery::Push(Group& group, Sequence& s) {
   s.last.front().is_sequence_final = true;
   s.last.front().is_request_final = group.n_unfinished == 0;
   responses_.Push(s.last);
+}
+
+/// Where a sequence did not come to its end, the best of the others are not the best of all: they
+/// say so.
+void Delivery::SpreadCut(Group& group) {
+  const auto cut = std::find_if(group.sequences.begin(), group.sequences.end(),
+                                [](const Sequence& s) { return IsCut(s.last.front()); });
+  if (cut == group.sequences.end()) return;
+  const Response& why = cut->last.front();
+  for (Sequence& s : group.sequences) {
+    Response& response = s.last.front();
+    if (IsCut(response)) continue;
+    response.finish_reason = why.finish_reason;
+    MemoryAllows([&] { response.error = why.error; });
+  }
 }
 
 /// Brings the best responses to the front.

@@ -23,6 +23,7 @@ class Delivery {
   void Finish(Group& group, Sequence& sequence, FinishReason reason, const std::string& error);
 
  private:
+  void SpreadCut(Group& group);
   void Rank(Group& group);
   void RankBeams(Group& group, FinishReason reason);
   void Push(Group& group, Sequence& sequence);

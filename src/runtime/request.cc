@@ -80,6 +80,7 @@ void CheckNames(const Request& r) {
 /// An embedding is one vector of one prompt.
 void CheckEmbedding(const Request& r) {
   if (!r.pooling) return;
+  if (r.streaming) Refuse("an embedding (pooling) cannot stream");
   if (r.logprobs > 0) Refuse("an embedding (pooling) has no logprobs");
   if (!r.stop_words.empty()) Refuse("an embedding (pooling) takes no stop_words");
   if (!r.stop_token_ids.empty()) Refuse("an embedding (pooling) takes no stop_token_ids");

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reference.driving import decode_all, sequence
 from reference.handles import Model
-from reference.serving import Answer, Executor, answer, run
+from reference.serving import Answer, Answers, Executor, Gate, answer, collect, run
 
 RNG = np.random.default_rng(6)
 PROMPT = [int(t) for t in RNG.integers(3, 355, 45)]
@@ -110,6 +110,33 @@ def test_prompt_logprobs(
     assert len(got.prompt_logprobs) == n - 1
     for entry, row, token in zip(got.prompt_logprobs, rows, prompt[1:]):
         check(entry, row, token, 3)
+
+
+def test_prompt_logprobs_after_a_preemption(
+    llm: ModuleType, executor: Callable[..., Executor]
+) -> None:
+    """What has been streamed is not told again when the prompt is computed again."""
+    gate = Gate()
+    ex = executor(max_batch_size=1, on_step=gate)
+    fields = {"tokens": PROMPT, "max_new_tokens": 12, "ignore_eos": True, "streaming": True}
+    gate.close()
+    low = ex.enqueue_request(llm.Request(**fields, prompt_logprobs=2))
+    gate.await_held()
+    gate.step(3)
+    answers = Answers()
+    for response in ex.await_responses(0, low):
+        answers.add(response)
+    high = ex.enqueue_request(llm.Request(**fields, priority=1.0))
+    gate.open()
+    collect(ex, [high])
+    while low not in answers.over:
+        for response in ex.await_responses(None, low):
+            answers.add(response)
+    assert ex.stats()["preemptions"] == 1
+    (got,) = answers.of(low)
+    assert len(got.prompt_logprobs) == len(PROMPT) - 1
+    (alone,) = run(ex, [llm.Request(**fields, prompt_logprobs=2)])
+    assert got.prompt_logprobs == alone[0].prompt_logprobs
 
 
 def test_prompt_logprobs_without_chunks(

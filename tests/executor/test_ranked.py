@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from reference.driving import decode_all, sequence
 from reference.handles import Model
-from reference.serving import Answer, Executor, answer, run, settled
+from reference.serving import Answer, Executor, Gate, answer, collect, run, settled
 
 PROMPT = [9, 80, 140, 33, 210]
 EOS = 2
@@ -116,6 +116,25 @@ def test_best_of(
     assert [got.logprobs for got in best] == [got.logprobs for got in ranked]
     scores = [got.last.cumulative_logprob for got in best]
     assert scores == [got.last.cumulative_logprob for got in ranked]
+
+
+def test_best_of_a_cut_request(llm: ModuleType, executor: Callable[..., Executor]) -> None:
+    """Whoever came to its end is not the best of three where the others were cut short."""
+    gate = Gate()
+    ex = executor(on_step=gate)
+    sampling = llm.SamplingParams(seed=3, logit_bias={EOS: 4.0})
+    fields = {"tokens": PROMPT, "max_new_tokens": 60, "sampling": sampling}
+    (every,) = run(ex, [llm.Request(**fields, num_return_sequences=8)])
+    lengths = sorted(len(got.tokens) for got in every)
+    assert lengths[0] + 4 < lengths[-1]
+    gate.close()
+    ranked = ex.enqueue_request(llm.Request(**fields, num_return_sequences=2, best_of=8))
+    gate.await_held()
+    gate.step(lengths[0] + 2)
+    assert ex.cancel_request(ranked)
+    gate.open()
+    answers = collect(ex, [ranked])[ranked]
+    assert [got.reason for got in answers] == [llm.FinishReason.CANCELLED] * 2
 
 
 def test_best_of_as_many(llm: ModuleType, executor: Callable[..., Executor]) -> None:

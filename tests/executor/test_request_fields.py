@@ -193,6 +193,14 @@ def test_sampling(llm: ModuleType, shared: Executor, name: str, value: Any) -> N
         ({"beam_width": 4, "logprobs": 1}, "logprobs"),
         ({"beam_width": 2, "num_return_sequences": 3}, "num_return_sequences"),
         ({"beam_width": 2, "max_new_tokens": 0}, "max_new_tokens"),
+        ({"length_penalty": 0.5}, "length_penalty"),
+        ({"pooling": "mean", "streaming": True}, "stream"),
+        ({"pooling": "mean", "logprobs": 1}, "logprobs"),
+        ({"pooling": "mean", "stop_words": ["x"]}, "stop_words"),
+        ({"pooling": "mean", "stop_token_ids": [3]}, "stop_token_ids"),
+        ({"pooling": "mean", "min_tokens": 1}, "min_tokens"),
+        ({"cache_salt": "x" * 257}, "the bytes of cache_salt"),
+        ({"lora": "x" * 257}, "the bytes of lora"),
         ({"pooling": "mean", "num_return_sequences": 2}, "num_return_sequences"),
         ({"pooling": "mean", "num_return_sequences": 2, "best_of": 4}, "num_return_sequences"),
         ({"pooling": "mean", "best_of": 4}, "best_of"),
@@ -205,6 +213,14 @@ def test_contradiction(
     llm: ModuleType, shared: Executor, fields: dict[str, Any], names: str
 ) -> None:
     refused(llm, shared, names, ValueError, **fields)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.1}, {"typical_p": 0.5}]
+)
+def test_beams_draw_nothing(llm: ModuleType, shared: Executor, sampling: dict[str, Any]) -> None:
+    given = llm.SamplingParams(**sampling)
+    refused(llm, shared, next(iter(sampling)), ValueError, beam_width=2, sampling=given)
 
 
 def test_fields_nobody_knows(llm: ModuleType, model: Model, shared: Executor) -> None:
