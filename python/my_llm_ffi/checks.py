@@ -26,6 +26,13 @@ def as_number(name: str, value: Any) -> float:
         raise OverflowError(f"{name} does not fit a float") from None
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """Returns ``value``; TypeError naming the argument where it is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}, expected bool")
+    return value
+
+
 def as_count(name: str, value: Any) -> int:
     """Returns ``value`` as a 64-bit integer; TypeError or OverflowError naming the argument."""
     if isinstance(value, bool):
