@@ -159,16 +159,16 @@ def test_every_field_is_tested(llm: ModuleType) -> None:
 
 
 SAMPLING = {
-    "temperature": [NAN, INF, -1],
+    "temperature": [NAN, INF, -1, 1e300],
     "top_k": [0, -1],
     "top_p": [NAN, INF, 0, -0.1, 1.1],
     "min_p": [NAN, INF, -0.1, 1.1],
     "typical_p": [NAN, INF, 0, -0.1, 1.1],
-    "repetition_penalty": [NAN, INF, 0, -1],
-    "frequency_penalty": [NAN, INF],
-    "presence_penalty": [NAN, INF],
+    "repetition_penalty": [NAN, INF, 0, -1, 1e39],
+    "frequency_penalty": [NAN, INF, -1e300],
+    "presence_penalty": [NAN, INF, 1e300],
     "penalty_last_n": [-2],
-    "logit_bias": [{-1: 1.0}, {N_VOCAB: 1.0}, {1: NAN}, {1: INF}],
+    "logit_bias": [{-1: 1.0}, {N_VOCAB: 1.0}, {1: NAN}, {1: INF}, {1: 1e300}],
 }
 
 
