@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable
 
 from . import _ffi_api
-from .checks import as_count, as_flag, as_number, as_path
+from .checks import as_count, as_flag, as_float32, as_number, as_path
 from .model import Model
 from .request import (
     ExecutorConfig,
@@ -68,7 +68,7 @@ class MaskEntry(_ffi_api.Wrapper):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._raw.set_temperature(as_number("temperature", value))
+        self._raw.set_temperature(as_float32("temperature", value))
 
     @property
     def ln_min_p(self) -> float:
@@ -77,7 +77,7 @@ class MaskEntry(_ffi_api.Wrapper):
 
     @ln_min_p.setter
     def ln_min_p(self, value: float) -> None:
-        self._raw.set_ln_min_p(as_number("ln_min_p", value))
+        self._raw.set_ln_min_p(as_float32("ln_min_p", value))
 
     @property
     def forced_tokens(self) -> list[int]:

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import tvm_ffi
-
-from .arrays import check_array
+from .arrays import shared_or_copied
 from .checks import as_count, as_flag, as_number, as_utf8
 from .generation import FinishReason
 from .sampling import SamplingParams
@@ -308,8 +306,7 @@ def request_values(request: Any) -> dict[str, Any]:
         elif name == "stop_words":
             values[name] = _words(value)
         elif name == "prompt_table":
-            check_array("request", name, value)
-            values[name] = tvm_ffi.from_dlpack(value)
+            values[name] = shared_or_copied("request", name, value)
         else:
             values[name] = _plain("request", name, value)
     return values

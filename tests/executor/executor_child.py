@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import my_llm_ffi as llm
 
 ATTEMPTS = 5
@@ -187,6 +189,44 @@ def fork(model: llm.Model) -> None:
     done = 0
     while done < len(ids):
         done += sum(r.is_request_final for r in executor.await_responses(60_000))
+    executor.shutdown()
+
+
+# ---- memory that runs out -----------------------------------------------------------------------
+
+
+def run_out_of_memory(model: llm.Model) -> None:
+    """What is large finds no memory; what is small goes on beside it.
+
+    At each allocation of a step in turn: tests/native/executor_memory_test.cc. Python itself and
+    the C library do not survive that everywhere.
+    """
+    import resource
+
+    executor = llm.Executor(model)
+    whole = [len(r.tokens) for r in executor.stream(request(50))]
+    table = np.ones((1 << 19, 64), np.float32)  # 128 MiB
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    running = [executor.enqueue_request(request(50, tokens=[5 + i] * 3)) for i in range(20)]
+    failures: list[Callable[[], object]] = [
+        lambda: executor.enqueue_request(request(5, tokens=[5, 355], prompt_table=table)),
+        lambda: llm.Executor(model, llm.ExecutorConfig(kv_cache_tokens=1 << 20)),
+    ]
+    for fails in failures * 5:
+        try:
+            fails()
+        except MemoryError:
+            pass
+        else:
+            raise AssertionError("there was memory")
+    for rid in running:
+        (response,) = executor.await_responses(None, rid)
+        assert len(response.tokens) == 50
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    wait_until(lambda: executor.stats()["unread"] + executor.stats()["blocks_used"] == 0)
+    assert [len(r.tokens) for r in executor.stream(request(50))] == whole
     executor.shutdown()
 
 

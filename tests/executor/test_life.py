@@ -316,7 +316,7 @@ def test_after_a_shutdown(llm: ModuleType, executor: MakeExecutor) -> None:
 def test_drain_is_a_bool(llm: ModuleType, executor: MakeExecutor) -> None:
     ex = executor()
     for bad in ("no", 0, 1, None):
-        with pytest.raises(TypeError, match="drain is .*, expected bool"):
+        with pytest.raises(TypeError, match=r"drain is .*, expected bool"):
             ex.shutdown(drain=bad)
     assert ex.can_enqueue_request()
 

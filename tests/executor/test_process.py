@@ -51,6 +51,11 @@ def test_fault_fork_after_load(child: Child) -> None:
     child("fork")
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads its address space there")
+def test_fault_allocation_failure(child: Child) -> None:
+    child("run_out_of_memory")
+
+
 @pytest.mark.parametrize(
     "how",
     ["exit_in_flight", "exit_held", "exit_in_callbacks", "exit_blocked_callback",

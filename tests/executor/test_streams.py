@@ -357,7 +357,7 @@ def test_consumers_of_asyncio_that_keep_up(
 def test_astream_of_no_request(llm: ModuleType, executor: MakeExecutor) -> None:
     ex = executor()
     for bad in (None, 5, {"tokens": [5]}):
-        with pytest.raises(TypeError, match="request is .*, expected Request"):
+        with pytest.raises(TypeError, match=r"request is .*, expected Request"):
             asynchronously(tokens_of(ex, bad))
-        with pytest.raises(TypeError, match="request is .*, expected Request"):
+        with pytest.raises(TypeError, match=r"request is .*, expected Request"):
             ex.stream(bad)
