@@ -98,7 +98,7 @@ class Executor(_ffi_api.Wrapper):
 
     May be used from any thread; from its own callbacks too, but for what waits for the engine. The
     same request gives the same tokens, bit for bit, whatever runs beside it. One that nobody refers
-    to any more, its own callbacks aside, is shut down without draining.
+    to any more, its own callbacks aside, is shut down without draining once these have returned.
 
     A process may fork while it runs: the child can make executors of its own. But not within a
     callback, unless the child leaves by ``os._exit`` or ``exec``: one that returns from the
@@ -131,12 +131,14 @@ class Executor(_ffi_api.Wrapper):
             if fn is not None and not callable(fn):
                 raise TypeError(f"{name} is {type(fn).__name__}, expected a callable or None")
         values = config_values(ExecutorConfig() if config is None else config)
-        self._max_pending_responses = int(values["max_pending_responses"])
+        self._max_pending_responses = int(
+            values.get("max_pending_responses", ExecutorConfig.max_pending_responses)
+        )
         self._logits_post_processor, self._on_step = logits_post_processor, on_step
         self._guided: Any = None
         self._detach: Callable[[], object] = lambda: None
         if hasattr(logits_post_processor, "attach"):
-            if values["n_post_processor_threads"] != 1:
+            if values.get("n_post_processor_threads", 1) != 1:
                 raise ValueError(
                     "executor: n_post_processor_threads is "
                     f"{values['n_post_processor_threads']}, expected 1 with a GuidedDecoding, "

@@ -264,6 +264,12 @@ def test_none_means_not_given(llm: ModuleType, executor: Callable[..., Executor]
     assert answer(ex, llm.Request(**given, **nothing)).tokens == answer(ex, bare).tokens
 
 
+def test_none_in_a_configuration(llm: ModuleType, model: Model) -> None:
+    nothing = {field.name: None for field in dataclasses.fields(llm.ExecutorConfig)}
+    with llm.Executor(model, llm.ExecutorConfig(**nothing)) as ex:
+        assert len(answer(ex, llm.Request(tokens=[5, 6], max_new_tokens=4)).tokens) == 4
+
+
 def test_tokens_of_any_kind(llm: ModuleType, executor: Callable[..., Executor]) -> None:
     ex = executor()
     expected = answer(ex, llm.Request(tokens=[5, 6, 7], max_new_tokens=4)).tokens
