@@ -14,7 +14,7 @@ import pytest
 from reference.gguf_files import TinySpec
 
 # Those that take more than a tiny model to make: an empty one refuses all the same.
-EMPTY = {"Executor": "executor", "MaskEntry": "executor", "ResponseStream": "executor"}
+EMPTY = {"Executor": "executor", "MaskEntry": "executor", "ResponseStream": "responses"}
 EMPTY["LoraAdapter"] = "lora"
 NAMES = ["Model", "Metadata", "Vocab", "StreamDecoder", "Context", "Batch", "Sampler", "TextStream"]
 

@@ -58,12 +58,16 @@ def show(executor: llm.Executor, done: threading.Event) -> None:
         before, then = stats, now
 
 
-def stream(executor: llm.Executor, request: llm.Request, name: str) -> None:
+def stream(
+    executor: llm.Executor, request: llm.Request, name: str, ends: list[llm.FinishReason]
+) -> None:
     """Prints an answer line when it is there, with the time of its first token."""
     began, first, text = time.monotonic(), 0.0, ""
     for response in executor.stream(request):
         first = first or time.monotonic() - began
         text += response.text
+        if response.is_request_final:
+            ends.append(response.finish_reason)
     print(f"  [{name}: first token after {first:.2f} s] {text.strip()[:70]!r}", flush=True)
 
 
@@ -76,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
     model = llm.Model(args.model or llm.fetch_model("smollm2-135m-instruct"))
     sampling = llm.SamplingParams(temperature=0.7, top_p=0.9, seed=1)
-    began, reasons = time.monotonic(), Counter[str]()
+    began, ends = time.monotonic(), list[llm.FinishReason]()
     with llm.Executor(model, llm.ExecutorConfig(max_batch_size=32)) as executor:
         done = threading.Event()
         table = threading.Thread(target=show, args=(executor, done))
@@ -88,21 +92,23 @@ def main() -> None:
                 tokens=prompt, max_new_tokens=48, sampling=sampling, streaming=streamed
             )
             if streamed:
-                streams.append(threading.Thread(target=stream, args=(executor, request, f"#{i}")))
+                arguments = (executor, request, f"#{i}", ends)
+                streams.append(threading.Thread(target=stream, args=arguments))
                 streams[-1].start()
             else:
                 executor.enqueue_request(request)
                 waiting += 1
         while waiting:
             for response in executor.await_responses():
-                reasons[response.finish_reason.name] += 1
-                waiting -= response.is_request_final
+                if response.is_request_final:
+                    ends.append(response.finish_reason)
+                    waiting -= 1
         for thread in streams:
             thread.join()
         done.set()
         table.join()
         stats = executor.stats()
-    seconds = time.monotonic() - began
+    seconds, reasons = time.monotonic() - began, Counter(end.name for end in ends)
     print(f"{args.requests} requests in {seconds:.1f} s: {stats['generated_tokens']} tokens out,")
     print(f"{stats['prompt_tokens']} in, {stats['cached_prompt_tokens']} of them found computed;")
     print("ended by " + ", ".join(f"{name} {count}" for name, count in sorted(reasons.items())))

@@ -28,7 +28,7 @@ from .walkthrough import (
 if TYPE_CHECKING:
     from . import ops
     from .context import Batch, Context
-    from .executor import Executor, MaskEntry, ResponseStream
+    from .executor import Executor, MaskEntry
     from .fetch import fetch_model
     from .generation import FinishReason, Generation
     from .lora import LoraAdapter
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         SchedulerPolicy,
         TokenLogprobs,
     )
+    from .responses import ResponseStream
     from .sampling import (
         Draw,
         LogitBias,
@@ -74,7 +75,7 @@ _LAZY = {
     "Penalties": "sampling",
     "Request": "request",
     "Response": "request",
-    "ResponseStream": "executor",
+    "ResponseStream": "responses",
     "Sampler": "sampling",
     "SamplingParams": "sampling",
     "SchedulerPolicy": "request",

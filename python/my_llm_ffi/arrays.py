@@ -308,6 +308,30 @@ def _not_shareable(array: Any) -> str | None:
     return None
 
 
+def shared_or_copied(op: str, name: str, array: Any) -> tvm_ffi.Tensor:
+    """An array of which only the values are wanted, as a tensor.
+
+    One of NumPy that is read-only or of foreign byte order is copied.
+
+    Args:
+        op: Name of what takes it, for the message.
+        name: Name of the argument.
+        array: What was given.
+
+    Raises:
+        TypeError: It cannot be shared.
+    """
+    check_array(op, name, array)
+    numpy = sys.modules.get("numpy")
+    is_numpy = numpy is not None and isinstance(array, numpy.ndarray)
+    if is_numpy and not (array.flags.writeable and array.dtype.isnative):
+        array = array.astype(array.dtype.newbyteorder("="))
+    try:
+        return tvm_ffi.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{op}: {name} cannot be shared: {error}") from None
+
+
 def _foreign_dtype(array: Any) -> str | None:
     """The dtype of an array of NumPy, where it is one that DLPack does not know."""
     numpy = sys.modules.get("numpy")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 INT64_MAX = 2**63 - 1
+_FLOAT32_MAX = 2.0**128 - 2.0**104
 
 
 def is_too_large(value: Any) -> bool:
@@ -24,6 +25,25 @@ def as_number(name: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         raise OverflowError(f"{name} does not fit a float") from None
+
+
+def as_float32(name: str, value: Any) -> float:
+    """Returns ``value`` as a float that float32 does not make infinite; else as `as_number`.
+
+    Raises:
+        ValueError: It would; names the argument.
+    """
+    number = as_number(name, value)
+    if _FLOAT32_MAX < abs(number) < float("inf"):
+        raise ValueError(f"{name} is {number}, expected a finite number of float32")
+    return number
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """Returns ``value``; TypeError naming the argument where it is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {type(value).__name__}, expected bool")
+    return value
 
 
 def as_count(name: str, value: Any) -> int:

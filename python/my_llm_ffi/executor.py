@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import threading
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import _ffi_api
-from .checks import as_count, as_number, as_path
+from .checks import as_count, as_flag, as_float32, as_number, as_path
 from .model import Model
-from .request import ExecutorConfig, Request, Response, config_values, request_values
+from .request import (
+    ExecutorConfig,
+    Request,
+    Response,
+    check_request,
+    config_values,
+    request_values,
+)
+from .responses import ANY, OWN, PUMP, Mailbox, Pump, ResponseStream
 
-_ANY, _OWN, _PUMP = 0, 1, 2  # who gets the responses of a request
+if TYPE_CHECKING:
+    from .guided import GuidedDecoding
 
 _alive: weakref.WeakSet[Executor] = weakref.WeakSet()
 
@@ -60,7 +68,7 @@ class MaskEntry(_ffi_api.Wrapper):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._raw.set_temperature(as_number("temperature", value))
+        self._raw.set_temperature(as_float32("temperature", value))
 
     @property
     def ln_min_p(self) -> float:
@@ -69,7 +77,7 @@ class MaskEntry(_ffi_api.Wrapper):
 
     @ln_min_p.setter
     def ln_min_p(self, value: float) -> None:
-        self._raw.set_ln_min_p(as_number("ln_min_p", value))
+        self._raw.set_ln_min_p(as_float32("ln_min_p", value))
 
     @property
     def forced_tokens(self) -> list[int]:
@@ -88,8 +96,13 @@ class MaskEntry(_ffi_api.Wrapper):
 class Executor(_ffi_api.Wrapper):
     """Runs many requests at once: one step computes a token of each, and parts of new prompts.
 
-    May be used from any thread, also from its own callbacks. The same request gives the same
-    tokens, bit for bit, whatever runs beside it.
+    May be used from any thread; from its own callbacks too, but for what waits for the engine. The
+    same request gives the same tokens, bit for bit, whatever runs beside it. One that nobody refers
+    to any more, its own callbacks aside, is shut down without draining once these have returned.
+
+    A process may fork while it runs: the child can make executors of its own. But not within a
+    callback, unless the child leaves by ``os._exit`` or ``exec``: one that returns from the
+    callback would return into an engine that stayed with the parent.
 
     Args:
         model: Stays open as long as the executor runs.
@@ -118,9 +131,14 @@ class Executor(_ffi_api.Wrapper):
             if fn is not None and not callable(fn):
                 raise TypeError(f"{name} is {type(fn).__name__}, expected a callable or None")
         values = config_values(ExecutorConfig() if config is None else config)
+        self._max_pending_responses = int(
+            values.get("max_pending_responses", ExecutorConfig.max_pending_responses)
+        )
+        self._logits_post_processor, self._on_step = logits_post_processor, on_step
         self._guided: Any = None
+        self._detach: Callable[[], object] = lambda: None
         if hasattr(logits_post_processor, "attach"):
-            if values["n_post_processor_threads"] != 1:
+            if values.get("n_post_processor_threads", 1) != 1:
                 raise ValueError(
                     "executor: n_post_processor_threads is "
                     f"{values['n_post_processor_threads']}, expected 1 with a GuidedDecoding, "
@@ -128,18 +146,18 @@ class Executor(_ffi_api.Wrapper):
                 )
             self._guided = logits_post_processor
             self._guided.attach()
+            self._detach = _detacher(self, self._guided)
         try:
             self._handle = _ffi_api.Executor.create(
                 model._handle,
                 values,
-                _callback(logits_post_processor, lambda raw: [MaskEntry(entry) for entry in raw]),
-                _callback(on_step, _stats),
+                _callback(self, "_logits_post_processor", _mask_entries),
+                _callback(self, "_on_step", _stats),
             )
         except BaseException:
-            if self._guided is not None:
-                self._guided.detach()
+            self._detach()
             raise
-        self._pump = _Pump(self._handle)
+        self._pump = Pump(self._handle)
         self._pid = os.getpid()
         _alive.add(self)
 
@@ -158,7 +176,7 @@ class Executor(_ffi_api.Wrapper):
             KeyError: ``lora`` is not loaded.
             RuntimeError: The queue is full, or the executor is shut down.
         """
-        return self._enqueue(request, _ANY)
+        return self._enqueue(request, ANY)
 
     def _enqueue(self, request: Request, audience: int) -> int:
         values = request_values(request)
@@ -199,35 +217,31 @@ class Executor(_ffi_api.Wrapper):
         """
         timeout = None if timeout_ms is None else as_number("timeout_ms", timeout_ms)
         wanted = None if request_id is None else as_count("request_id", request_id)
-        raw = self._handle.await_responses(timeout, wanted, _ANY)
+        raw = self._handle.await_responses(timeout, wanted, ANY)
         return [Response.from_native(response) for response in raw]
 
     def stream(self, request: Request) -> ResponseStream:
         """Enqueues a request at once and iterates over its responses; leaving cancels it."""
-        return ResponseStream(self._handle, self._enqueue(request, _OWN))
+        return ResponseStream(self, self._enqueue(request, OWN))
 
     async def astream(self, request: Request) -> AsyncIterator[Response]:
         """The same for asyncio; the request is cancelled when its consumer goes away."""
+        check_request(request)
         if request.guided is not None and self._guided is not None:
             # The grammar is compiled beside the loop, and found compiled below.
             await asyncio.to_thread(self._guided.compile, request.guided)
         self.can_enqueue_request()  # in a child of fork the pump's lock may be held for ever
-        queue: asyncio.Queue[Any] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        request_id = self._pump.enqueue(
-            lambda: self._enqueue(request, _PUMP),
-            lambda raw: loop.call_soon_threadsafe(queue.put_nowait, raw),
-        )
+        box = Mailbox(self._max_pending_responses)
+        request_id = self._pump.enqueue(self, lambda: self._enqueue(request, PUMP), box)
         over = False
         try:
             while not over:
-                raw = await queue.get()
-                over = raw.is_request_final
-                yield Response.from_native(raw)
+                response = await box.get()
+                over = response.is_request_final
+                yield response
         finally:
             if not over:
                 self._pump.forget(request_id)
-                self.cancel_request(request_id)
 
     def cancel_request(self, request_id: int) -> bool:
         """Ends a request with CANCELLED before the next step; False when it is over already.
@@ -275,13 +289,14 @@ class Executor(_ffi_api.Wrapper):
 
         Raises:
             RuntimeError: Called from one of the executor's callbacks.
+            TypeError: ``drain`` is no bool.
         """
+        drains = as_flag("drain", drain)
         if self._pid != os.getpid():
             return  # the engine is the parent's
-        self._handle.shutdown(bool(drain))
+        self._handle.shutdown(drains)
         self._pump.join()
-        if self._guided is not None:
-            self._guided.detach()
+        self._detach()
         _alive.discard(self)
 
     def __enter__(self) -> Executor:
@@ -296,115 +311,48 @@ class Executor(_ffi_api.Wrapper):
         self.shutdown()
 
 
-class ResponseStream(_ffi_api.Wrapper):
-    """The responses of one request, as `Executor.stream` gives them.
+def _callback(executor: Executor, name: str, convert: Callable[[Any], Any]) -> Any:
+    """A user's function as the library calls it; None where there is none.
 
-    Attributes:
-        request_id: Of the request.
+    The library holds no more than a weak reference, through the executor: so Python's garbage
+    collector sees the cycle of an executor and a callback that refers to it.
+
+    What it raises is told in text that UTF-8 holds. Another text would not cross the border, nor
+    would anything of an exception without one.
     """
-
-    def __init__(self, handle: Any, request_id: int) -> None:
-        self._handle = handle
-        self._ready: list[Any] = []
-        self._over = False
-        self.request_id = request_id
-
-    def __iter__(self) -> ResponseStream:
-        return self
-
-    def __next__(self) -> Response:
-        if not self._ready and not self._over:
-            self._ready = list(self._handle.await_responses(None, self.request_id, _OWN))[::-1]
-        if not self._ready:
-            raise StopIteration
-        raw = self._ready.pop()
-        self._over = self._over or raw.is_request_final
-        return Response.from_native(raw)
-
-    def close(self) -> None:
-        """Cancels the request if it is not over, and waits for its end."""
-        if self._over:
-            return
-        self._over, self._ready = True, []
-        self._handle.cancel(self.request_id)
-        while self._handle.await_responses(None, self.request_id, _OWN):
-            pass
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except (AttributeError, RuntimeError):  # never made; in a child of fork; at Python's exit
-            pass
-
-
-class _Pump:
-    """A thread that hands the responses of `Executor.astream` to their event loops."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self._lock = threading.Lock()
-        self._targets: dict[int, Callable[[Any], Any]] = {}
-        self._thread: threading.Thread | None = None
-
-    def enqueue(self, send: Callable[[], int], target: Callable[[Any], Any]) -> int:
-        with self._lock:  # responses wait for their target
-            request_id = send()
-            self._targets[request_id] = target
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="my_llm_ffi responses", daemon=True
-                )
-                self._thread.start()
-        return request_id
-
-    def forget(self, request_id: int) -> None:
-        with self._lock:
-            self._targets.pop(request_id, None)
-
-    def _run(self) -> None:
-        while True:
-            responses = self._handle.await_responses(None, None, _PUMP)
-            with self._lock:
-                self._deliver(responses)
-                if not responses and not self._targets:  # who comes later starts another thread
-                    self._thread = None
-                    return
-
-    def _deliver(self, responses: Any) -> None:
-        for raw in responses:
-            target = self._targets.get(raw.request_id)
-            if raw.is_request_final:
-                self._targets.pop(raw.request_id, None)
-            try:
-                if target is not None:
-                    target(raw)
-            except RuntimeError:  # its event loop is closed
-                self._targets.pop(raw.request_id, None)
-                self._handle.cancel(raw.request_id)
-
-    def join(self) -> None:
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-
-def _callback(fn: Callable[[Any], object] | None, convert: Callable[[Any], Any]) -> Any:
-    """A user's function as the library calls it: what it raises is told in text that UTF-8 holds.
-
-    Another text would not cross the border, nor would anything of an exception without one.
-    """
-    if fn is None:
+    if getattr(executor, name) is None:
         return None
+    owner = weakref.ref(executor)
 
     def call(raw: Any) -> None:
+        alive = owner()  # stays so during the call
+        if alive is None:  # nobody can ask for anything any more
+            return
         try:
-            fn(convert(raw))
+            getattr(alive, name)(convert(raw))
         except BaseException as error:
             said = "".join(traceback.format_exception_only(type(error), error)).strip()
             text = said.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
             raise RuntimeError(text) from None
 
     return call
+
+
+def _mask_entries(raw: Any) -> list[MaskEntry]:
+    return [MaskEntry(entry) for entry in raw]
+
+
+def _detacher(executor: Executor, guided: GuidedDecoding) -> Callable[[], object]:
+    """Gives ``guided`` back once: when it is called, or when the executor is gone."""
+    finalizer = weakref.finalize(executor, _detach, weakref.ref(guided), os.getpid())
+    finalizer.atexit = False
+    return finalizer
+
+
+def _detach(guided: weakref.ref[GuidedDecoding], pid: int) -> None:
+    alive = guided()
+    if alive is not None and pid == os.getpid():  # a child of fork may find its lock held
+        alive.detach()
 
 
 def _stats(raw: Any) -> dict[str, Any]:

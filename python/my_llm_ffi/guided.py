@@ -63,7 +63,7 @@ class LogitsEntry(Protocol):
     forced_tokens: Sequence[int]
 
     def fail(self, text: str) -> None:
-        """Ends the request with an error of this text; others go on."""
+        """Ends this sequence with an error of this text; others go on."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ class GuidedDecoding:
         self._masks = _MaskFiller(self._vocab.mask_words, self._n_threads)
         self._jump_forward = bool(jump_forward)
         self._others = others
-        self._lock = threading.Lock()  # between enqueue and the first call for what it enqueued
+        # Between enqueue and the first call for what it enqueued. The garbage collector may detach
+        # it on a thread that holds the lock.
+        self._lock = threading.RLock()
         self._requests: dict[int, _Request] = {}
         self._in_use = False
         self._masks_filled = self._tokens_forced = 0

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import tvm_ffi
-
-from .arrays import check_array
-from .checks import as_count, as_number, as_utf8
+from .arrays import shared_or_copied
+from .checks import as_count, as_flag, as_number, as_utf8
 from .generation import FinishReason
 from .sampling import SamplingParams
 
@@ -259,9 +257,7 @@ def _plain(structure: str, name: str, value: Any) -> Any:
         as_utf8(where, value)
         return value
     if name in _FLAGS:
-        if not isinstance(value, bool):
-            raise TypeError(f"{where} is {type(value).__name__}, expected bool")
-        return value
+        return as_flag(where, value)
     return as_count(where, value)
 
 
@@ -286,6 +282,12 @@ def _sampling(params: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def check_request(request: Any) -> None:
+    """TypeError for what is no request."""
+    if not isinstance(request, Request):
+        raise TypeError(f"request is {type(request).__name__}, expected Request")
+
+
 def request_values(request: Any) -> dict[str, Any]:
     """A request as the library takes it.
 
@@ -293,8 +295,7 @@ def request_values(request: Any) -> dict[str, Any]:
         TypeError: A field is of the wrong type; it is named.
         ValueError: Likewise of the wrong value, where the library does not check it.
     """
-    if not isinstance(request, Request):
-        raise TypeError(f"request is {type(request).__name__}, expected Request")
+    check_request(request)
     values = _sampling(request.sampling)
     for item in fields(request):
         name, value = item.name, getattr(request, item.name)
@@ -305,8 +306,7 @@ def request_values(request: Any) -> dict[str, Any]:
         elif name == "stop_words":
             values[name] = _words(value)
         elif name == "prompt_table":
-            check_array("request", name, value)
-            values[name] = tvm_ffi.from_dlpack(value)
+            values[name] = shared_or_copied("request", name, value)
         else:
             values[name] = _plain("request", name, value)
     return values

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _ffi_api
 from .arrays import check_shareable
-from .checks import as_count, as_number
+from .checks import as_count, as_float32
 
 if TYPE_CHECKING:
     from .context import Context
@@ -42,9 +42,9 @@ class Penalties(Stage):
 
     def _add_to(self, handle: Any) -> None:
         handle.add_penalties(
-            as_number("repetition_penalty", self.repetition),
-            as_number("frequency_penalty", self.frequency),
-            as_number("presence_penalty", self.presence),
+            as_float32("repetition_penalty", self.repetition),
+            as_float32("frequency_penalty", self.frequency),
+            as_float32("presence_penalty", self.presence),
             as_count("last_n", self.last_n),
         )
 
@@ -60,7 +60,7 @@ class LogitBias(Stage):
             raise TypeError(f"logit_bias is {type(self.bias).__name__}, expected a mapping")
         handle.add_logit_bias(
             {
-                as_count("logit_bias token", token): as_number("logit_bias", bias)
+                as_count("logit_bias token", token): as_float32("logit_bias", bias)
                 for token, bias in self.bias.items()
             }
         )
@@ -73,7 +73,7 @@ class Temperature(Stage):
     temperature: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_temperature(as_number("temperature", self.temperature))
+        handle.add_temperature(as_float32("temperature", self.temperature))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class TopP(Stage):
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_top_p(as_number("top_p", self.p))
+        handle.add_top_p(as_float32("top_p", self.p))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MinP(Stage):
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_min_p(as_number("min_p", self.p))
+        handle.add_min_p(as_float32("min_p", self.p))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TypicalP(Stage):
     p: float
 
     def _add_to(self, handle: Any) -> None:
-        handle.add_typical_p(as_number("typical_p", self.p))
+        handle.add_typical_p(as_float32("typical_p", self.p))
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
-from reference.gguf_files import TinySpec
+from reference.adapters import random_adapter
+from reference.gguf_files import TinySpec, random_tensors
 from reference.handles import Model
 from reference.serving import Executor, Gate
 
@@ -15,6 +17,13 @@ from reference.serving import Executor, Gate
 def model(tiny_model: Callable[..., Model]) -> Model:
     """A random model of 355 tokens, which is no multiple of the bits of a word."""
     return tiny_model(TinySpec())
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an adapter for the model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    return random_adapter(random_tensors(TinySpec()), seed=1).write(folder / "adapter.gguf")
 
 
 @pytest.fixture

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import my_llm_ffi as llm
 
@@ -187,6 +192,44 @@ def fork(model: llm.Model) -> None:
     executor.shutdown()
 
 
+# ---- memory that runs out -----------------------------------------------------------------------
+
+
+def run_out_of_memory(model: llm.Model) -> None:
+    """What is large finds no memory; what is small goes on beside it.
+
+    At each allocation of a step in turn: tests/native/executor_memory_test.cc. Python itself and
+    the C library do not survive that everywhere.
+    """
+    import resource
+
+    executor = llm.Executor(model)
+    whole = [len(r.tokens) for r in executor.stream(request(50))]
+    table = np.ones((1 << 19, 64), np.float32)  # 128 MiB
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    running = [executor.enqueue_request(request(50, tokens=[5 + i] * 3)) for i in range(20)]
+    failures: list[Callable[[], object]] = [
+        lambda: executor.enqueue_request(request(5, tokens=[5, 355], prompt_table=table)),
+        lambda: llm.Executor(model, llm.ExecutorConfig(kv_cache_tokens=1 << 20)),
+    ]
+    for fails in failures * 5:
+        try:
+            fails()
+        except MemoryError:
+            pass
+        else:
+            raise AssertionError("there was memory")
+    for rid in running:
+        (response,) = executor.await_responses(None, rid)
+        assert len(response.tokens) == 50
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    wait_until(lambda: executor.stats()["unread"] + executor.stats()["blocks_used"] == 0)
+    assert [len(r.tokens) for r in executor.stream(request(50))] == whole
+    executor.shutdown()
+
+
 # ---- the end of the process ---------------------------------------------------------------------
 
 
@@ -249,6 +292,37 @@ def exit_streams(model: llm.Model) -> None:
     loop.run_until_complete(leave_open())
 
 
+def exit_held_by_stream(model: llm.Model, *callbacks: str) -> None:
+    """Of the executor itself nothing is left but its stream."""
+    executor = llm.Executor(model, **dict.fromkeys(callbacks, slow))
+    masked = "logits_post_processor" in callbacks
+    sys.stream = executor.stream(request(streaming=True, use_logits_post_processor=masked))
+    next(sys.stream)
+
+
+def exit_held_by_astream(model: llm.Model, *callbacks: str) -> None:
+    """Likewise of asyncio, and its loop is gone."""
+
+    async def leave_open() -> None:
+        executor = llm.Executor(model, **dict.fromkeys(callbacks, slow))
+        masked = "logits_post_processor" in callbacks
+        sys.stream = executor.astream(request(streaming=True, use_logits_post_processor=masked))
+        await sys.stream.__anext__()
+
+    asyncio.new_event_loop().run_until_complete(leave_open())
+
+
+def exit_in_a_cycle(model: llm.Model, *callbacks: str) -> None:
+    """The collector comes too late for executor and stream."""
+    gc.disable()
+    cycle: list[Any] = []
+    executor = llm.Executor(model, **dict.fromkeys(callbacks, slow))
+    masked = "logits_post_processor" in callbacks
+    stream = executor.stream(request(streaming=True, use_logits_post_processor=masked))
+    next(stream)
+    cycle += [cycle, stream]
+
+
 def exit_by_exception(model: llm.Model) -> None:
     """An error leaves the block in which the executor lives."""
     with llm.Executor(model, on_step=slow) as executor:
@@ -277,9 +351,86 @@ def collect_busy(model: llm.Model) -> None:
         if kind % 3 != 2:
             box.clear()
         del executor
-    import gc
-
     gc.collect()
+
+
+def collect_stream(model: llm.Model, where: str) -> None:
+    """The garbage collector meets a stream in a callback, for which the engine waits."""
+    gc.disable()
+    dropped, collected = threading.Event(), threading.Event()
+
+    def collect(_: Any) -> None:
+        assert dropped.wait(20)
+        gc.collect()
+        collected.set()
+
+    config = llm.ExecutorConfig(post_processor_timeout_ms=1e6)
+    executor = llm.Executor(model, config, **{where: collect})
+    masked = where == "logits_post_processor"
+    cycle: list[Any] = []
+    cycle += [cycle, executor.stream(request(streaming=True, use_logits_post_processor=masked))]
+    del cycle
+    dropped.set()
+    wait_until(collected.is_set)
+    (response,) = executor.await_responses(None, executor.enqueue_request(request(5)))
+    assert len(response.tokens) == 5
+    wait_until(lambda: executor.stats()["unread"] + executor.stats()["blocks_used"] == 0)
+    executor.shutdown()
+
+
+def close_stream(model: llm.Model, where: str) -> None:
+    """A callback closes a stream of its own engine."""
+    box: list[Any] = []
+    closed = threading.Event()
+
+    def close(_: Any) -> None:
+        wait_until(lambda: bool(box))
+        box[0].close()
+        assert list(box[0]) == []
+        closed.set()
+
+    config = llm.ExecutorConfig(post_processor_timeout_ms=1e6)
+    executor = llm.Executor(model, config, **{where: close})
+    masked = where == "logits_post_processor"
+    box.append(executor.stream(request(streaming=True, use_logits_post_processor=masked)))
+    wait_until(closed.is_set)
+    (response,) = executor.await_responses(None, executor.enqueue_request(request(5)))
+    assert len(response.tokens) == 5
+    wait_until(lambda: executor.stats()["unread"] + executor.stats()["blocks_used"] == 0)
+    executor.shutdown()
+
+
+def threads() -> int:
+    """Of the process, those of the library too."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def collect_server(model: llm.Model, where: str) -> None:
+    """An executor whose callback refers to who owns the executor."""
+
+    class Server:
+        def __init__(self) -> None:
+            self.executor = llm.Executor(model, **{where: self.call})
+            self.calls = 0
+
+        def call(self, _: Any) -> None:
+            self.calls += 1
+
+    with llm.Executor(model) as first:  # what starts once a process
+        first.await_responses(None, first.enqueue_request(request(5)))
+    before, gone = threads(), []
+    for _ in range(5):
+        server = Server()
+        masked = where == "logits_post_processor"
+        rid = server.executor.enqueue_request(request(5, use_logits_post_processor=masked))
+        (response,) = server.executor.await_responses(None, rid)
+        assert len(response.tokens) == 5
+        assert server.calls > 0
+        gone.append(weakref.ref(server))
+        del server
+    gc.collect()
+    assert [one() for one in gone] == [None] * 5
+    wait_until(lambda: threads() <= before)
 
 
 if __name__ == "__main__":

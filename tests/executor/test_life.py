@@ -313,6 +313,14 @@ def test_after_a_shutdown(llm: ModuleType, executor: MakeExecutor) -> None:
     assert ex.loras() == []
 
 
+def test_drain_is_a_bool(llm: ModuleType, executor: MakeExecutor) -> None:
+    ex = executor()
+    for bad in ("no", 0, 1, None):
+        with pytest.raises(TypeError, match=r"drain is .*, expected bool"):
+            ex.shutdown(drain=bad)
+    assert ex.can_enqueue_request()
+
+
 def test_a_drain_can_be_cut_short(llm: ModuleType, executor: MakeExecutor, gate: Gate) -> None:
     ex = executor(on_step=gate)
     gate.close()

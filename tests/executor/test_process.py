@@ -47,8 +47,13 @@ def test_ctrl_c(child: Child, how: str) -> None:
     assert max(report["latencies"]) < WORST_S, report
 
 
-def test_fork(child: Child) -> None:
+def test_fault_fork_after_load(child: Child) -> None:
     child("fork")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads its address space there")
+def test_fault_allocation_failure(child: Child) -> None:
+    child("run_out_of_memory")
 
 
 @pytest.mark.parametrize(
@@ -56,9 +61,30 @@ def test_fork(child: Child) -> None:
     ["exit_in_flight", "exit_held", "exit_in_callbacks", "exit_blocked_callback",
      "exit_waiting_threads", "exit_streams", "exit_by_exception"],
 )  # fmt: skip
-def test_exit(child: Child, how: str) -> None:
+def test_fault_exit_with_requests_in_flight(child: Child, how: str) -> None:
     for _ in range(1 if how == "exit_blocked_callback" else 2):
         child(how)
+
+
+CALLBACKS = ["on_step", "logits_post_processor"]
+
+
+@pytest.mark.parametrize("how", ["exit_held_by_stream", "exit_held_by_astream", "exit_in_a_cycle"])
+@pytest.mark.parametrize("callbacks", [CALLBACKS[:1], CALLBACKS[1:], CALLBACKS], ids="-".join)
+def test_fault_exit_while_callbacks_run(child: Child, how: str, callbacks: list[str]) -> None:
+    child(how, *callbacks)
+
+
+@pytest.mark.parametrize("where", CALLBACKS)
+def test_a_stream_ends_in_a_callback(child: Child, where: str) -> None:
+    child("collect_stream", where)
+    child("close_stream", where)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads of a process")
+@pytest.mark.parametrize("where", CALLBACKS)
+def test_garbage_collection_of_a_callbacks_owner(child: Child, where: str) -> None:
+    child("collect_server", where)
 
 
 def test_garbage_collection_of_busy_executors(child: Child) -> None:

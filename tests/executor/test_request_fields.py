@@ -159,16 +159,16 @@ def test_every_field_is_tested(llm: ModuleType) -> None:
 
 
 SAMPLING = {
-    "temperature": [NAN, INF, -1],
+    "temperature": [NAN, INF, -1, 1e300],
     "top_k": [0, -1],
     "top_p": [NAN, INF, 0, -0.1, 1.1],
     "min_p": [NAN, INF, -0.1, 1.1],
     "typical_p": [NAN, INF, 0, -0.1, 1.1],
-    "repetition_penalty": [NAN, INF, 0, -1],
-    "frequency_penalty": [NAN, INF],
-    "presence_penalty": [NAN, INF],
+    "repetition_penalty": [NAN, INF, 0, -1, 1e39],
+    "frequency_penalty": [NAN, INF, -1e300],
+    "presence_penalty": [NAN, INF, 1e300],
     "penalty_last_n": [-2],
-    "logit_bias": [{-1: 1.0}, {N_VOCAB: 1.0}, {1: NAN}, {1: INF}],
+    "logit_bias": [{-1: 1.0}, {N_VOCAB: 1.0}, {1: NAN}, {1: INF}, {1: 1e300}],
 }
 
 
@@ -278,6 +278,12 @@ def test_none_means_not_given(llm: ModuleType, executor: Callable[..., Executor]
         field.name: None for field in dataclasses.fields(llm.Request) if field.name not in given
     }
     assert answer(ex, llm.Request(**given, **nothing)).tokens == answer(ex, bare).tokens
+
+
+def test_none_in_a_configuration(llm: ModuleType, model: Model) -> None:
+    nothing = {field.name: None for field in dataclasses.fields(llm.ExecutorConfig)}
+    with llm.Executor(model, llm.ExecutorConfig(**nothing)) as ex:
+        assert len(answer(ex, llm.Request(tokens=[5, 6], max_new_tokens=4)).tokens) == 4
 
 
 def test_tokens_of_any_kind(llm: ModuleType, executor: Callable[..., Executor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -303,3 +304,60 @@ def test_slow_consumers_are_cancelled(llm: ModuleType, executor: MakeExecutor) -
     assert "max_pending_responses=4" in responses[-1].error
     assert len(responses) == 5
     assert [len(r.tokens) for r in responses] == [1] * 5
+
+
+def test_slow_consumers_of_asyncio_are_cancelled(llm: ModuleType, executor: MakeExecutor) -> None:
+    """Likewise of an `astream`, with the same words; its event loop is not held up."""
+    ex = executor(max_pending_responses=4, on_step=lambda _: time.sleep(0.005))
+
+    async def consume() -> list[Any]:
+        stream = ex.astream(request(llm, 300))
+        first = await stream.__anext__()
+        while ex.stats()["running"] + ex.stats()["waiting"]:
+            await asyncio.sleep(0.001)
+        return [first] + [response async for response in stream]
+
+    responses = asynchronously(consume())
+    assert responses[-1].finish_reason == llm.FinishReason.CANCELLED
+    assert 5 <= len(responses) < 100
+    assert ex.stats()["generated_tokens"] < 100
+    plain = ex.stream(request(llm, 300))
+    wait_for(lambda: ex.stats()["running"] + ex.stats()["waiting"] == 0)
+    assert responses[-1].error == list(plain)[-1].error != ""
+    tokens = [token for response in responses for token in response.tokens]
+    assert tokens == answer(ex, request(llm, 300, streaming=False)).tokens[: len(tokens)]
+    assert idle(ex)
+
+
+def test_consumers_of_asyncio_that_keep_up(
+    llm: ModuleType, executor: MakeExecutor, gate: Gate
+) -> None:
+    """What was taken does not count, however little may wait."""
+    ex = executor(max_pending_responses=1, on_step=gate)
+
+    async def consume() -> int:
+        gate.close()
+        count = 0
+        stream = ex.astream(request(llm, 30))
+        task = asyncio.ensure_future(stream.__anext__())
+        while not gate.steps:
+            await asyncio.sleep(0.001)
+        for i in range(30):
+            count += len((await task).tokens)
+            if i < 29:
+                task = asyncio.ensure_future(stream.__anext__())
+                gate.step()
+        gate.open()
+        assert [response async for response in stream] == []
+        return count
+
+    assert asynchronously(consume()) == 30
+
+
+def test_astream_of_no_request(llm: ModuleType, executor: MakeExecutor) -> None:
+    ex = executor()
+    for bad in (None, 5, {"tokens": [5]}):
+        with pytest.raises(TypeError, match=r"request is .*, expected Request"):
+            asynchronously(tokens_of(ex, bad))
+        with pytest.raises(TypeError, match=r"request is .*, expected Request"):
+            ex.stream(bad)
