@@ -31,7 +31,9 @@ bool ResponseQueue::Push(ResponseNode& node) {
   const auto found = streams_.find(response.request_id);
   if (found == streams_.end()) return node.clear(), true;  // nobody reads it any more
   Stream& stream = found->second;
-  if (!response.is_sequence_final && stream.pending.size() >= max_pending_) return false;
+  // Who pumps hands on at once, and bounds what waits behind that.
+  const bool bounded = stream.audience != Audience::kPump && !response.is_sequence_final;
+  if (bounded && stream.pending.size() >= max_pending_) return false;
   if (response.is_request_final) {
     stream.over = true;
     ++n_over_;

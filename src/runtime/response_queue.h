@@ -25,7 +25,8 @@ using ResponseNode = std::list<Response>;
 
 class ResponseQueue {
  public:
-  /// At most `max_pending` responses of a request wait, its last one not counted.
+  /// At most `max_pending` responses of a request wait, its last one not counted; any number of
+  /// those for kPump.
   explicit ResponseQueue(size_t max_pending) : max_pending_(max_pending) {}
 
   void Open(int64_t id, Audience audience);

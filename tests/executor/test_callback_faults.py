@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from reference.serving import Executor, answer, collect, run, settled, wait_for
+from reference.serving import Executor, answer, collect, in_flight, run, settled, wait_for
 
 MakeExecutor = Callable[..., Executor]
 CALLBACKS = ["on_step", "logits_post_processor"]
@@ -83,7 +83,7 @@ def test_fault_callback_that_blocks_the_step(llm: ModuleType, executor: MakeExec
     assert ex.await_responses(30, ids[0]) == ex.await_responses(30) == []
     assert ex.cancel_request(ids[0])
     assert ex.cancel_request(ids[3])
-    assert ex.stats()["running"] + ex.stats()["waiting"] == 4
+    assert in_flight(ex) == 4
     release.set()
     cut, whole, also_whole, never = (answers for (answers,) in collect(ex, ids).values())
     assert cut.reason == never.reason == llm.FinishReason.CANCELLED

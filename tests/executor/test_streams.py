@@ -12,7 +12,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from reference.serving import TIMEOUT_S, Executor, Gate, answer, collect, run, settled, wait_for
+from reference.serving import (
+    TIMEOUT_S,
+    Executor,
+    Gate,
+    answer,
+    collect,
+    in_flight,
+    run,
+    settled,
+    wait_for,
+)
 
 MakeExecutor = Callable[..., Executor]
 
@@ -313,7 +323,7 @@ def test_slow_consumers_of_asyncio_are_cancelled(llm: ModuleType, executor: Make
     async def consume() -> list[Any]:
         stream = ex.astream(request(llm, 300))
         first = await stream.__anext__()
-        while ex.stats()["running"] + ex.stats()["waiting"]:
+        while in_flight(ex):
             await asyncio.sleep(0.001)
         return [first] + [response async for response in stream]
 
@@ -322,8 +332,9 @@ def test_slow_consumers_of_asyncio_are_cancelled(llm: ModuleType, executor: Make
     assert 5 <= len(responses) < 100
     assert ex.stats()["generated_tokens"] < 100
     plain = ex.stream(request(llm, 300))
-    wait_for(lambda: ex.stats()["running"] + ex.stats()["waiting"] == 0)
-    assert responses[-1].error == list(plain)[-1].error != ""
+    wait_for(lambda: in_flight(ex) == 0)
+    unread = list(plain)
+    assert responses[-1].error == unread[-1].error != "", unread
     tokens = [token for response in responses for token in response.tokens]
     assert tokens == answer(ex, request(llm, 300, streaming=False)).tokens[: len(tokens)]
     assert idle(ex)

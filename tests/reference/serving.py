@@ -115,9 +115,15 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.001)
 
 
+def in_flight(executor: Executor) -> int:
+    """Requests that wait or run, both of one moment."""
+    stats = executor.stats()
+    return int(stats["waiting"] + stats["running"])
+
+
 def settled(executor: Executor) -> dict[str, Any]:
     """Figures once nothing waits or runs: they are published after the step that ended it all."""
-    wait_for(lambda: executor.stats()["running"] + executor.stats()["waiting"] == 0)
+    wait_for(lambda: in_flight(executor) == 0)
     return dict(executor.stats())
 
 
