@@ -118,7 +118,9 @@ void TestErrors() {
   for (const std::string& error : errors) {
     MLF_EXPECT(error == "logits post-processor: of all");
   }
+#ifdef __GLIBCXX__  // libc++ cannot tell it from the end of a thread
   MLF_EXPECT(Has(errors_of(Entries(1, 3)).front(), "threw something that is no exception"));
+#endif
   MLF_EXPECT(errors_of(Entries(1)) == std::vector<std::string>({""}));
 }
 
