@@ -1,10 +1,6 @@
 // Workers that fill token masks. Counterpart: post_processor.h.
 #include "runtime/post_processor.h"
 
-#ifdef __GLIBCXX__
-#include <cxxabi.h>
-#endif
-
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -77,12 +73,11 @@ void PostProcessorPool::Shared::Run(Job& job) const {
   } catch (const std::exception& e) {
     job.error = *e.what() == 0 ? TextWhereMemoryAllows("an exception without text") : ErrorText(e);
 #ifdef __GLIBCXX__
-    // The end of the thread, which nobody may stop: Python ends threads that come back to it while
-    // it exits. libc++ takes it for (...) and could not let it go on; built with that, this library
-    // has callbacks from beyond a border of C alone, over which nothing is thrown.
-  } catch (const abi::__forced_unwind&) {
-    throw;
   } catch (...) {
+    // What is no exception of C++ ends the thread, which nobody may stop: Python does that to
+    // threads that come back to it while it exits. With libc++ it could not go on from here; built
+    // with that, this library has callbacks from beyond a border of C alone, which nothing crosses.
+    if (std::current_exception() == nullptr) throw;
     job.error = TextWhereMemoryAllows("it threw something that is no exception");
 #endif
   }
