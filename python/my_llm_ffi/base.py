@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
+import os
 import platform
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -117,11 +119,28 @@ LIB = _load_library()
 
 def _begin_exit() -> None:
     """Lets threads that are about to come out of native code do so before the interpreter ends."""
-    _native_begin_exit()
-    if len(sys._current_frames()) > 1:
-        time.sleep(_WAY_BACK_S)  # without the GIL; whoever calls us again stays there
+    begin = time.monotonic()
+    while True:
+        held = _native_begin_exit()
+        waited = time.monotonic() - begin
+        inside = _threads_inside()
+        if inside is None or waited >= (_LONGEST_WAY_S if inside > held else _WAY_BACK_S):
+            return
+        time.sleep(0.005)  # without the GIL; whoever calls us again stays there
 
 
-_WAY_BACK_S = 0.1
+def _threads_inside() -> int | None:
+    """Threads in this package or tvm-ffi, or in what is called there; None: there are no threads.
+
+    A native call of any other function cannot be told apart.
+    """
+    frames = sys._current_frames()
+    frames.pop(threading.get_ident(), None)
+    inside = sum(frame.f_code.co_filename.startswith(_PACKAGES) for frame in frames.values())
+    return inside if frames else None
+
+
+_PACKAGES = tuple(str(Path(str(file)).parent) + os.sep for file in (__file__, tvm_ffi.__file__))
+_WAY_BACK_S, _LONGEST_WAY_S = 0.1, 2.0
 _native_begin_exit = tvm_ffi.get_global_func("my_llm_ffi.begin_exit")
 atexit.register(_begin_exit)

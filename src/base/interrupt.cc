@@ -18,7 +18,11 @@ namespace {
 namespace refl = tvm::ffi::reflection;
 using std::chrono::milliseconds;
 
-std::atomic<int> long_calls{0};
+using Clock = std::chrono::steady_clock;
+
+std::atomic<int> long_calls{0}, staying{0};
+// Who registered with atexit before us may wait for a thread that stays: then it goes on.
+std::atomic<Clock::time_point> patience_ends{};
 
 bool OnMainThread() { return syscall(SYS_gettid) == getpid(); }
 
@@ -52,22 +56,25 @@ TVM_FFI_STATIC_INIT_BLOCK() { refl::GlobalDef().def("my_llm_ffi.begin_exit", Beg
 
 }  // namespace
 
-void BeginExit() {
-  constexpr milliseconds kStep{5}, kLongest{3000};
+int BeginExit() {
+  constexpr milliseconds kStep{5}, kLongest{3000}, kPatience{500};
+  const auto last = Clock::now() + kLongest;
+  patience_ends.store(last + kPatience);
   ExitGate::exiting.store(true);
-  for (milliseconds waited{0}; long_calls.load() > 0 && waited < kLongest; waited += kStep) {
-    std::this_thread::sleep_for(kStep);
-  }
+  while (long_calls.load() > 0 && Clock::now() < last) std::this_thread::sleep_for(kStep);
+  patience_ends.store(Clock::now() + kPatience);
+  return staying.load();
 }
 
 void ExitGate::Stay() noexcept {
+  constexpr milliseconds kStep{5};
   if (OnMainThread() || !IsPythons()) return;
-  // Who registered with atexit before us may wait for this thread; then it goes on.
-  constexpr milliseconds kStep{5}, kPatience{500};
-  for (milliseconds waited{0}; waited < kPatience; waited += kStep) {
+  ++staying;
+  do {
     while (Finalizing()) pause();
     std::this_thread::sleep_for(kStep);
-  }
+  } while (Clock::now() < patience_ends.load());
+  --staying;
 }
 
 void ExitGate::Enter() {

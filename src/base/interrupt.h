@@ -21,8 +21,8 @@ class HoldInterrupts {
 
 /// Work of other threads than the main one ends as soon as it polls, and ExitGate lets no thread of
 /// Python back. Registered as my_llm_ffi.begin_exit and called when Python begins to exit. Returns
-/// when there is no LongCall left, after three seconds at most.
-void BeginExit();
+/// when there is no LongCall left, after three seconds at most: how many threads ExitGate holds.
+int BeginExit();
 
 /// Stands around the call of every registered function. tvm-ffi takes the GIL when a call returns;
 /// after the interpreter is gone, CPython ends a thread that does so, inside tvm-ffi's frames, and

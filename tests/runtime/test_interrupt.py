@@ -102,3 +102,21 @@ def test_a_thread_that_an_exit_handler_waits_for_ends() -> None:
     command = [sys.executable, "-c", AWAITED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "Python is exiting\njoined\n"), done.stderr
+
+
+SLOW_WAY_BACK = """
+import sys, threading, time, my_llm_ffi, tvm_ffi
+source = "time.sleep(0.6); print('back', flush=True)"
+inside = compile(source, sys.modules[sys.argv[1]].__file__, "exec")
+threading.Thread(target=exec, args=(inside, {"time": time}), daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+@pytest.mark.usefixtures("llm")
+@pytest.mark.parametrize("package", ["my_llm_ffi", "tvm_ffi"])
+def test_exit_waits_for_a_thread_that_is_slow_to_come_back(package: str) -> None:
+    """On a busy machine; the end of the interpreter would meet it in the middle of tvm-ffi."""
+    command = [sys.executable, "-c", SLOW_WAY_BACK, package]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "back\n"), done.stderr
