@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Guided", "GuidedDecoding", "GuidedStats", "LogitsEntry"]
 
+_ENDING_S = 1.0
+
 
 class LogitsEntry(Protocol):
     """One sequence in a call of a logits post-processor, as the engine hands it over.
@@ -141,6 +143,7 @@ class GuidedDecoding:
         # Between enqueue and the first call for what it enqueued. The garbage collector may detach
         # it on a thread that holds the lock.
         self._lock = threading.RLock()
+        self._given_back = threading.Condition(self._lock)
         self._requests: dict[int, _Request] = {}
         self._in_use = False
         self._masks_filled = self._tokens_forced = 0
@@ -154,7 +157,8 @@ class GuidedDecoding:
             ValueError: Another one has it.
         """
         with self._lock:
-            if self._in_use:
+            # An executor that was dropped ends when its last callback returns.
+            if not self._given_back.wait_for(lambda: not self._in_use, timeout=_ENDING_S):
                 raise ValueError(
                     "logits_post_processor: this GuidedDecoding serves another executor; make one "
                     "for each (what costs time is shared by model)"
@@ -166,6 +170,7 @@ class GuidedDecoding:
         with self._lock:
             self._in_use = False
             self._requests.clear()
+            self._given_back.notify()
 
     def enqueue(
         self,
