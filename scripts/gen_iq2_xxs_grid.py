@@ -25,6 +25,8 @@ HEADER = """\
 #pragma once
 #include <cstdint>
 
+#include "base/half.h"
+
 namespace mlf::quant {
 
 // Eight values of 2 bits (0, 1 and 2 for 8, 25 and 43) to a code, so that both halves come out with
@@ -33,12 +35,16 @@ namespace mlf::quant {
 //   bit   15  14  13  12  11  10   9   8   7   6   5   4   3   2   1   0
 //         | v7    | v5    | v3    | v1    | v6    | v4    | v2    | v0    |
 //
-// clang-format off
-static constexpr uint16_t kIq2XxsGrid[256] = {
+// The 256 codes. In a function, because it is one of its own on a GPU.
+MLF_INLINE_HALF static inline const uint16_t* Iq2XxsGrid() {
+  // clang-format off
+  static constexpr uint16_t kCodes[256] = {
 """
 FOOTER = """\
-};
-// clang-format on
+  };
+  // clang-format on
+  return kCodes;
+}
 
 }  // namespace mlf::quant
 """

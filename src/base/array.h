@@ -45,6 +45,13 @@ class ArrayView {
     return TensorView(&t);
   }
 
+  /// The same memory, said to lie on another device.
+  ArrayView On(DLDevice device) const {
+    ArrayView view = *this;
+    view.device_ = device;
+    return view;
+  }
+
   template <typename T>
   T* data() const {
     return static_cast<T*>(data_);

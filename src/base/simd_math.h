@@ -1,5 +1,6 @@
 // Functions of sixteen float lanes that few kernels need. Counterpart: simd.h, which has Exp.
 #pragma once
+#include "base/normal_tail.h"
 #include "base/simd.h"
 
 namespace mlf::MLF_LEVEL {
@@ -80,19 +81,13 @@ MLF_INLINE F32 Exp2(F32 x) {
          Map<F32>([&](int p) { return (NativeF32)((NativeI32)shifted.part[p] << 23); });
 }
 
-/// Φ(−z), the upper tail of the normal distribution, for 0 ≤ z ≤ 13.2: to 1e-6 of itself up to z =
-/// 5.5, 8e-6 beyond, and not by erf, which would cancel. It is e^(−z²/2) R(z), and R(z) (z + 3.5)
-/// is a polynomial in (z − 3.5) / (z + 3.5), minimax on [0, 14] with error 4e-7. NaN propagates.
+/// Φ(−z) for 0 ≤ z ≤ 13.2 (normal_tail.h): to 1e-6 of itself up to z = 5.5, 8e-6 beyond. NaN
+/// propagates.
 MLF_INLINE F32 NormalTail(F32 z) {
   const F32 inverse = Set(1.f) / (z + Set(3.5f)), q = (z - Set(3.5f)) * inverse;
-  F32 poly = Set(-0.0007740624714642763f);
-  poly = Fma(poly, q, Set(-0.0028982525691390038f));
-  poly = Fma(poly, q, Set(0.006732641719281673f));
-  poly = Fma(poly, q, Set(0.01734478399157524f));
-  poly = Fma(poly, q, Set(-0.11610561609268188f));
-  poly = Fma(poly, q, Set(0.3154308497905731f));
-  poly = Fma(poly, q, Set(-0.5655589699745178f));
-  poly = Fma(poly, q, Set(0.7444159388542175f));
+  F32 poly = Set(NormalTailCoefficient(0));
+#pragma GCC unroll 8
+  for (int i = 1; i < kNormalTailTerms; ++i) poly = Fma(poly, q, Set(NormalTailCoefficient(i)));
   return Exp2(z * z * Set(-7.213475204e-1f)) * (poly * inverse);
 }
 

@@ -30,7 +30,7 @@ struct Codes {
 /// 32 lookups in the 256 codes: in each quarter by six bits, then by the two above.
 MLF_INLINE __m512i LookUp(__m512i index) {
   const auto quarter = [&](int q) MLF_TILE_LAMBDA {
-    const uint16_t* codes = quant::kIq2XxsGrid + 64 * q;
+    const uint16_t* codes = quant::Iq2XxsGrid() + 64 * q;
     return _mm512_permutex2var_epi16(_mm512_loadu_si512(codes), index,
                                      _mm512_loadu_si512(codes + 32));
   };
@@ -50,10 +50,10 @@ MLF_INLINE Codes LoadCodes(const uint8_t* indices) {
 MLF_INLINE Codes LoadCodes(const uint8_t* indices) {
   uint16_t codes[2][2 * kLanes];
   for (int r = 0; r < kLanes; ++r, indices += kLaneBytes) {
-    codes[0][2 * r] = quant::kIq2XxsGrid[indices[0]];
-    codes[0][2 * r + 1] = quant::kIq2XxsGrid[indices[1]];
-    codes[1][2 * r] = quant::kIq2XxsGrid[indices[2]];
-    codes[1][2 * r + 1] = quant::kIq2XxsGrid[indices[3]];
+    codes[0][2 * r] = quant::Iq2XxsGrid()[indices[0]];
+    codes[0][2 * r + 1] = quant::Iq2XxsGrid()[indices[1]];
+    codes[1][2 * r] = quant::Iq2XxsGrid()[indices[2]];
+    codes[1][2 * r + 1] = quant::Iq2XxsGrid()[indices[3]];
   }
   const auto load = [&](int i) MLF_TILE_LAMBDA {
     return AsLanes(Bytes::Load(reinterpret_cast<const uint8_t*>(codes[i])));

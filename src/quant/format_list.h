@@ -78,7 +78,7 @@ inline constexpr bool kIsWidened = requires { typename F::Wide; };
 /// fn.template operator()<quant::Q4_0>() for Format::kQ4_0, and so on. The format is one of the
 /// list: numbers from outside go through FindFormat first.
 template <typename Fn>
-MLF_TILE_FN decltype(auto) DispatchFormat(Format format, Fn&& fn) {
+static inline __attribute__((always_inline)) decltype(auto) DispatchFormat(Format format, Fn&& fn) {
   switch (format) {
 #define MLF_FORMAT_CASE(name) \
   case Format::k##name:       \

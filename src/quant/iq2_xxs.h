@@ -22,7 +22,9 @@ namespace mlf::quant {
 struct IQ2_XXS {
   static constexpr int32_t kGgufType = 16;
   static constexpr int64_t kWeights = kSuperBlock, kBytes = 66;
-  static constexpr int kPlanes = 1;
+  static constexpr int kOffset = 128;  // of Four
+  static constexpr bool kHasMin = false;
+  static constexpr int kPlanes = 1, kSums = 1;
 
   //   bytes    64              512
   //   tile     | 16 f32 scales | eight lines, ±value + 128 |
@@ -59,22 +61,37 @@ struct IQ2_XXS {
     return seven | (odd & 1) << 7;
   }
 
+  MLF_TILE_FN float ScaleOf(float d, uint32_t word) {
+    return d * (0.5f + static_cast<float>(word >> 28)) * 0.25f;
+  }
+
   MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
     for (int64_t k = 0; k < cols; k += kSuperBlock, row += kBytes) {
       const float d = LoadHalf(row);
       for (int e = 0; e < kSuperBlock / 8; ++e, out += 8) {
         const uint8_t* block = row + 2 + e / 4 * 8;
         const uint32_t word = LoadWord(block + 4), signs = Signs(word, e % 4);
-        const float scale = d * (0.5f + static_cast<float>(word >> 28)) * 0.25f;
+        const float scale = ScaleOf(d, word);
         uint8_t values[8];
-        StoreWord(values, Values(Half(kIq2XxsGrid[block[e % 4]], 0)));
-        StoreWord(values + 4, Values(Half(kIq2XxsGrid[block[e % 4]], 1)));
+        StoreWord(values, Values(Half(Iq2XxsGrid()[block[e % 4]], 0)));
+        StoreWord(values + 4, Values(Half(Iq2XxsGrid()[block[e % 4]], 1)));
         for (int i = 0; i < 8; ++i) {
           const float w = scale * static_cast<float>(values[i]);
           out[i] = signs >> i & 1 ? -w : w;
         }
       }
     }
+  }
+
+  MLF_TILE_FN uint32_t Four(const uint8_t* block, int b, int j) {
+    const uint8_t* at = block + 2 + 8 * b;
+    const uint32_t values = Values(Half(Iq2XxsGrid()[at[j / 2]], j % 2)),
+                   four = Signs(LoadWord(at + 4), j / 2) >> (j % 2 * 4) & 15,
+                   minus = (four * 0x00204081 & 0x01010101) * 255;
+    return 0x80808080 + (values & ~minus) - (values & minus);  // no byte carries
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int s) {
+    return {ScaleOf(LoadHalf(block), LoadWord(block + 6 + 8 * s)), 0};
   }
 
   template <typename Lane>

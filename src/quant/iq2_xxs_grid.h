@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "base/half.h"
+
 namespace mlf::quant {
 
 // Eight values of 2 bits (0, 1 and 2 for 8, 25 and 43) to a code, so that both halves come out with
@@ -10,8 +12,10 @@ namespace mlf::quant {
 //   bit   15  14  13  12  11  10   9   8   7   6   5   4   3   2   1   0
 //         | v7    | v5    | v3    | v1    | v6    | v4    | v2    | v0    |
 //
-// clang-format off
-static constexpr uint16_t kIq2XxsGrid[256] = {
+// The 256 codes. In a function, because it is one of its own on a GPU.
+MLF_INLINE_HALF static inline const uint16_t* Iq2XxsGrid() {
+  // clang-format off
+  static constexpr uint16_t kCodes[256] = {
     0x0000, 0x0002, 0x0101, 0x0200, 0x0202, 0x0005, 0x0104, 0x0008, 0x000a, 0x0208, 0x020a, 0x0401,
     0x0500, 0x0404, 0x0604, 0x0409, 0x0508, 0x0800, 0x0802, 0x0a02, 0x080a, 0x0011, 0x0110, 0x0014,
     0x0115, 0x0410, 0x0910, 0x0a14, 0x0020, 0x0022, 0x002a, 0x0822, 0x1001, 0x1100, 0x1004, 0x1009,
@@ -34,7 +38,9 @@ static constexpr uint16_t kIq2XxsGrid[256] = {
     0x9221, 0x9420, 0x9428, 0xa002, 0xa110, 0xa025, 0x8140, 0x8044, 0x8148, 0x8440, 0x8849, 0x8156,
     0x8850, 0x8561, 0x9040, 0x904a, 0x9540, 0x9455, 0xa841, 0xa058, 0x8082, 0x8484, 0x8981, 0x8291,
     0x80a0, 0x9284, 0xa484, 0xa190,
-};
-// clang-format on
+  };
+  // clang-format on
+  return kCodes;
+}
 
 }  // namespace mlf::quant

@@ -35,6 +35,11 @@ struct IQ4_NL {
       }
     }
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return LookupFour(FourNibbles(block + 2, j), kLowSteps, kHighSteps);
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) { return {LoadHalf(block), 0}; }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

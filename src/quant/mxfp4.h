@@ -1,8 +1,6 @@
 // MXFP4: 32 weights as floats of 4 bits (e2m1) and a power of two, as the OCP Microscaling formats
 // have them. Listed in quant/format_list.h.
 #pragma once
-#include <bit>
-
 #include "quant/tile.h"
 
 namespace mlf::quant {
@@ -27,7 +25,7 @@ struct MXFP4 {
   }
 
   MLF_TILE_FN float Scale(uint8_t e) {  // subnormal below 2
-    return std::bit_cast<float>(e < 2 ? (uint32_t{e} + 1) << 21 : (uint32_t{e} - 1) << 23);
+    return FloatOfBits(e < 2 ? (uint32_t{e} + 1) << 21 : (uint32_t{e} - 1) << 23);
   }
 
   MLF_TILE_FN void Dequantize(const uint8_t* row, float* out, int64_t cols) {
@@ -40,6 +38,11 @@ struct MXFP4 {
       }
     }
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return LookupFour(FourNibbles(block + 1, j), kLowSteps, kHighSteps);
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) { return {Scale(block[0]), 0}; }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

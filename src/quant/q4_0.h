@@ -29,6 +29,11 @@ struct Q4_0 {
     const auto both = Lanes::Unsigned(block + 2);
     return (half == 0 ? both & 15 : both >> 4) - kOffset;
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return FourNibbles(block + 2, j);
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) { return {LoadHalf(block), 0}; }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

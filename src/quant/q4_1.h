@@ -24,6 +24,13 @@ struct Q4_1 {
       }
     }
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return FourNibbles(block + 4, j);
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) {
+    return {LoadHalf(block), -LoadHalf(block + 2)};
+  }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

@@ -25,6 +25,11 @@ struct Q5_0 {
       }
     }
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return FourNibbles(block + 6, j) | FourHighBits(block + 2, j);
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) { return {LoadHalf(block), 0}; }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

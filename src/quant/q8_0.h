@@ -24,6 +24,11 @@ struct Q8_0 {
   MLF_TILE_FN typename Lanes::Ints Quants(const uint8_t* block, int half) {
     return Lanes::Signed(block + 2 + half * kQuantBlock / 2);
   }
+  template <typename Block>
+  MLF_TILE_FN uint32_t Four(Block block, int, int j) {
+    return LoadWord(block + 2 + 4 * j) ^ kFlip;
+  }
+  MLF_TILE_FN SubScale SubScaleOf(const uint8_t* block, int) { return {LoadHalf(block), 0}; }
 
   template <typename Lane>
   MLF_TILE_FN void Pack(const uint8_t* block, uint8_t* tile, Lane lane) {

@@ -13,11 +13,9 @@
 //   w = d * (q - kOffset) - m       with the d and m of its block (kSums = 1), or of its half
 //                                   block of 16 (kSums = 2), whose sums are then kept apart
 //
-// A format F has, beside the constants of all block formats,
-//   Four(block, b, j)         from the file's block, or those of all lanes (PackWeights): weights
-//                             4j … 4j + 3 of block b, a byte each
+// A format F has, beside what all block formats have,
+//   Four(block, b, j)         also from the blocks of all lanes (PackWeights)
 //   PutFour(block, b, j, q)   the inverse, into a block that was zero
-//   SubScaleOf(block, s)      from the file's block: d and m of block or half block s
 //   PackHead, UnpackHead      the head of a tile, one lane
 //   PackWords(w, line)        one lane of a block's lines from its eight words of four weights
 //   Line<Bytes>(lines, j)     the inverse: weights 4j … 4j + 3 of all rows
@@ -27,11 +25,7 @@ namespace mlf::quant {
 inline constexpr int64_t kSuperBlock = 256;
 inline constexpr int kSubBlocks = kSuperBlock / kQuantBlock, kWords = kQuantBlock / 4;
 
-struct SubScale {
-  float d, m;
-};
-
-/// The same for 16 rows; `m` is negated, and not there without minima.
+/// SubScale of 16 rows; `m` is negated, and not there without minima.
 template <typename Floats, int kSums>
 struct SubScales {
   Floats d[kSums], m[kSums];

@@ -31,9 +31,21 @@
 //
 // Formats that begin with their only scale may have Quants<Lanes>(block, half): 16 of the file's
 // block less the offset, in lanes (kernels/block_dot.h), for DequantizeRow.
-#define MLF_TILE_FN static inline __attribute__((always_inline))
-#define MLF_TILE_METHOD inline __attribute__((always_inline))
+//
+// Every block format decodes four weights at a time from any place of a block, which is what the
+// threads of a GPU want: w = d * (q - kOffset) - m with
+//
+//   Four(block, b, j)         q of weights 4j … 4j + 3 of the b-th 32, a byte each
+//   SubScaleOf(block, s)      d and m of the s-th 32 weights, or the s-th 16 (kSums = 2)
+//
+// CUDA kernels decode with the same functions (kernels/cuda_blocks.cuh): those that take a block of
+// the file's layout are compiled for the device too.
+#define MLF_TILE_FN MLF_HOST_DEVICE static inline __attribute__((always_inline))
+#define MLF_TILE_METHOD MLF_HOST_DEVICE inline __attribute__((always_inline))
 #define MLF_TILE_LAMBDA __attribute__((always_inline))
+#ifdef __CUDACC__
+#pragma nv_diag_suppress 1675  // it knows no "#pragma GCC unroll", and unrolls by itself
+#endif
 
 namespace mlf {
 
@@ -59,16 +71,37 @@ MLF_TILE_FN void UnpackHalf(const uint8_t* tile, int lane, uint8_t* half) {
   std::memcpy(half, tile + 2 * lane, 2);
 }
 
-MLF_TILE_FN float LoadHalf(const uint8_t* half) {
-  mlf::F16 value;
-  std::memcpy(&value, half, 2);
-  return static_cast<float>(value);
+MLF_TILE_FN float FloatOfBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
+/// Four bytes from any place. A GPU copies what may be unaligned byte by byte; it is made of the
+/// one or two aligned words instead that it lies in.
 MLF_TILE_FN uint32_t LoadWord(const uint8_t* p) {
+#ifdef __CUDA_ARCH__
+  const unsigned rest = reinterpret_cast<uintptr_t>(p) % 4;
+  const auto* words = reinterpret_cast<const uint32_t*>(p - rest);
+  return __funnelshift_r(words[0], words[rest != 0], 8 * rest);
+#else
   uint32_t word;
   std::memcpy(&word, p, 4);
   return word;
+#endif
+}
+
+MLF_TILE_FN float LoadHalf(const uint8_t* half) {
+#ifdef __CUDA_ARCH__
+  if (reinterpret_cast<uintptr_t>(half) % 2 == 0) {
+    return static_cast<float>(mlf::F16{*reinterpret_cast<const uint16_t*>(half)});
+  }
+  return static_cast<float>(mlf::F16{static_cast<uint16_t>(half[0] | half[1] << 8)});
+#else
+  mlf::F16 value;
+  std::memcpy(&value, half, 2);
+  return static_cast<float>(value);
+#endif
 }
 MLF_TILE_FN void StoreWord(uint8_t* p, uint32_t word) { std::memcpy(p, &word, 4); }
 
@@ -113,6 +146,45 @@ MLF_TILE_FN void UnpackHighBits(const uint8_t* line, int lane, uint8_t* word) {
     bits |= ((spread >> j & 0x01010101u) * 0x01020408u >> 24 & 15) << (4 * j);
   }
   StoreWord(word, bits);
+}
+
+/// What makes floats of a block's integers.
+struct SubScale {
+  float d, m;
+};
+
+/// Weights 4j … 4j + 3 of nibbles as the file has them: k and k + 16 share a byte.
+template <typename Block>
+MLF_TILE_FN uint32_t FourNibbles(Block quants, int j) {
+  return LoadWord(quants + 4 * (j % 4)) >> (j / 4 * 4) & 0x0F0F0F0Fu;
+}
+/// Their fifth bits: bits 4j … 4j + 3 of the word, in place.
+template <typename Block>
+MLF_TILE_FN uint32_t FourHighBits(Block word, int j) {
+  return ((LoadWord(word) >> (4 * j) & 15u) * 0x00204081u & 0x01010101u) << 4;
+}
+
+/// Bytes of the eight in `low` and `high`, chosen by the lowest three bits of each nibble.
+MLF_TILE_FN uint32_t ChooseBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
+#ifdef __CUDA_ARCH__
+  return __byte_perm(low, high, nibbles);
+#else
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t chosen = 0;
+  for (int i = 0; i < 4; ++i) {
+    chosen |= static_cast<uint32_t>(bytes >> ((nibbles >> (4 * i)) % 8 * 8) & 255) << (8 * i);
+  }
+  return chosen;
+#endif
+}
+/// Entry q of a table of 16 bytes for each byte q of `four`.
+MLF_TILE_FN uint32_t LookupFour(uint32_t four, uint64_t low, uint64_t high) {
+  const uint32_t pairs = (four | four >> 4) & 0x00FF00FF, nibbles = (pairs | pairs >> 8) & 0x7777,
+                 upper = (four >> 3 & 0x01010101) * 255;
+  const auto choose = [nibbles](uint64_t eight) {
+    return ChooseBytes(static_cast<uint32_t>(eight), static_cast<uint32_t>(eight >> 32), nibbles);
+  };
+  return (choose(low) & ~upper) | (choose(high) & upper);
 }
 
 /// Four bytes of a row in a line, with the operations of `Bytes` below.

@@ -323,4 +323,36 @@ BLOCKS = (
     ),
 )
 
-MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS + BLOCKS
+# In the emulator; the op's Python tests have no CUDA device.
+CUDA = (
+    Mutant(
+        name="a block's sum is written while an earlier one is read",
+        file="src/kernels/cuda_vector.cuh",
+        old="  __syncthreads();  // an earlier sum may still be read\n",
+        new="",
+        tests=("native:cuda_norm_test",),
+    ),
+    Mutant(
+        name="a block's sum is read before every warp has written",
+        file="src/kernels/cuda_vector.cuh",
+        old="  if (lane == 0) warp_sum[warp] = v;\n  __syncthreads();\n",
+        new="  if (lane == 0) warp_sum[warp] = v;\n",
+        tests=("native:cuda_norm_test",),
+    ),
+    Mutant(
+        name="a long row on CUDA begins to be read again too late",
+        file="src/kernels/norm.cu",
+        old="for (int64_t at = At(kHeld); at < n_; at += kThreads)",
+        new="for (int64_t at = At(kHeld) + kThreads; at < n_; at += kThreads)",
+        tests=("native:cuda_norm_test",),
+    ),
+    Mutant(
+        name="vectors on CUDA where a view is not aligned",
+        file="src/kernels/norm.cu",
+        old="if (hidden % kVectorLanes<T> == 0 && (IsVectorAligned(Data<T>(views)) && ...)) {",
+        new="if ((IsVectorAligned(Data<T>(views)) && ...)) {",
+        tests=("native:cuda_norm_test",),
+    ),
+)
+
+MUTANTS = CHECKS + ROWS + ATTENDING + TOKENS + LIMITS + BLOCKS + CUDA
