@@ -13,6 +13,8 @@ namespace ffi = tvm::ffi;
 
 std::string DeviceName(DLDevice device) {
   switch (device.device_type) {
+    case kDLCPU:
+      return "cpu";
     case kDLCUDA:
       return "cuda";
     case kDLROCM:

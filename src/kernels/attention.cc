@@ -259,6 +259,9 @@ the keys ``j <= p``. A query that sees no key gets zeros. A row's result depends
 alone, not on the other rows or the number of threads (running maximum and sum as in Milakov and
 Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867).
 
+On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and cu_k are
+not checked: a bound outside the rows is moved into them.
+
 q: Queries; heads is a multiple of kv_heads.
 k: Keys.
 v: Values.

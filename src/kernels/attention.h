@@ -16,7 +16,7 @@ inline constexpr int64_t kPageSize = 32;
 /// sequence of n queries and m keys, query i stands at position p = m − n + i; it sees the keys j
 /// <= p (causal) or all, of them |p − j| < window where window > 0. Keys are gathered 32 at a time
 /// with running maximum and sum (Milakov, Gimelshein, arXiv:1805.02867), 1024 at a time into one
-/// result: a row depends on its sequence alone.
+/// result (on CUDA as attention_launch.h cuts them): a row depends on its sequence alone.
 using AttentionFn = void(TensorView out, TensorView q, TensorView k, TensorView v, TensorView cu_q,
                          TensorView cu_k, double scale, bool causal, int64_t window,
                          double soft_cap);
@@ -34,7 +34,8 @@ inline Kernel<AttentionFn> attention_kernel{"attention"};
 /// [tokens, heads, head_dim] of any float dtype, heads a multiple of kv_heads; block_table int32
 /// [rows, max_pages], −1 ends a row; token_row, token_position, windows, sinks int32 [tokens], the
 /// last two undefined or >= 0. One pass over the pages in table order: the result depends on the
-/// pages' contents alone, and a page of which t sees nothing may as well not be there.
+/// pages' contents alone, and a page of which t sees nothing may as well not be there (on CUDA to
+/// the bit where positions ascend over the pages).
 using PagedAttentionFn = void(TensorView out, TensorView q, TensorView k_pages, TensorView v_pages,
                               TensorView page_positions, TensorView block_table,
                               TensorView token_row, TensorView token_position, TensorView windows,

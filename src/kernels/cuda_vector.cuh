@@ -46,6 +46,23 @@ __device__ inline V LoadConstVector(const V* p) {
   }
 }
 
+/// Writes *p, in global memory, in one access. nvcc would split the store of a struct again, so it
+/// is an intrinsic, the one whose way through the caches is that of any store.
+template <typename V>
+__device__ inline void StoreVector(V* p, const V& v) {
+  if constexpr (sizeof(V) == sizeof(uint4)) {
+    uint4 bits;
+    memcpy(&bits, &v, sizeof v);
+    __stcg(reinterpret_cast<uint4*>(p), bits);
+  } else if constexpr (sizeof(V) == sizeof(uint2)) {
+    uint2 bits;
+    memcpy(&bits, &v, sizeof v);
+    __stcg(reinterpret_cast<uint2*>(p), bits);
+  } else {
+    *p = v;
+  }
+}
+
 /// The sum over a warp, in every lane; the same tree whatever the launch.
 __device__ inline float WarpSum(float v) {
 #pragma unroll

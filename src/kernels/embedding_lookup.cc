@@ -116,7 +116,7 @@ holds blocks of ``format`` and gives float32 rows, dequantized on the way.
 
 table: Rows of floats or, as uint8, of whole blocks.
 ids: Row of the table for each output row, 0 or greater. On the CPU each is checked before anything
-    is read (IndexError); elsewhere they must be in range.
+    is read (IndexError); on CUDA, where they are not, one out of range gives a row of zeros.
 format: Name of the blocks' format, for a uint8 table.
 packed: Whether ``table`` is what ``pack_weight`` gave.
 rows: Rows of a packed table without its padding; ids end there.

@@ -175,7 +175,8 @@ const Op kKvAppend{
 
 ``k_pages[p, :, :, e] = k[t]`` and ``v_pages[p, :, e, :] = v[t]`` for page ``p = slots[t] // 32`` and
 entry ``e = slots[t] % 32``: keys are stored transposed, as paged_attention wants them. Nothing is
-written when a slot is refused. IndexError where a slot is outside the pages.
+written when a slot is refused. IndexError where a slot is outside the pages; on CUDA, where slots
+are not looked at before, such a token is left out, and of two alike any one may stay.
 
 k_pages: Keys of each page.
 v_pages: Values of each page.

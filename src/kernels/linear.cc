@@ -246,6 +246,15 @@ is the fastest. Sums are float32, in one order that depends neither on the numbe
 nor on the layout nor on the number of threads. For block formats each 32 elements of ``x`` are
 rounded to 8 bits under a common scale (16 bits for Q4_1 and Q5_1), as ggml does for Q8_0.
 
+On CUDA nothing is rounded to 8 bits, and ``packed`` is not supported (NotImplementedError). Up to
+32 rows of ``x`` times blocks err as float32 sums do (2e-5 of ``sum_k |x[k] * weight[i, k]|`` at
+most); of more, ``x`` and the weights are rounded to bfloat16, which errs by at most 2^-8 of that sum
+of magnitudes. More than 8 rows times a weight of floats of the dtype of ``x`` take cuBLASLt:
+torch's, pip's or the system's, or the library that the environment variable ``MY_LLM_FFI_CUBLASLT``
+names (NotImplementedError where there is none); its first call on a device must not be inside the
+capture of a graph. There the order of sums, and so the last bits, may depend on the number of rows;
+elsewhere on which of these kernels is taken alone.
+
 x: Activations; may have no rows.
 weight: Rows of floats or, as uint8, of whole blocks.
 bias: Added to every row of the product.

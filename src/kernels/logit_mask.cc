@@ -229,8 +229,9 @@ takes temperature 1.
 ``mass`` is the part of ``softmax(logits / temperature)`` (``softmax(logits)`` where greedy) on the
 tokens that the bitmask allows, before min-p: 1 without a mask. ``status`` is 0 where all is well;
 1 where the mask leaves no token whose logit is above -inf; 2 where the logits hold a NaN, allowed
-or not, or -inf only. Rows of status 1 and 2 are -inf everywhere and have mass 0. Status 3 stands
-for a bad parameter on a device whose memory the op cannot read; on the CPU that is a ValueError.
+or not, or -inf only; 3, on CUDA alone, where `mask_rows`, `temperature` or `ln_min_p` is not what is
+expected, which on the CPU is a ValueError. Rows of a status but 0 are -inf everywhere and have mass
+0.
 
 logits: Written in place.
 bitmask: Bit ``i % 32``, the lowest first, of word ``i // 32`` is 1 where token i is allowed; words
@@ -251,7 +252,7 @@ logits: Written in place.
 bitmask: Bit ``i % 32``, the lowest first, of word ``i // 32`` is 1 where token i is allowed; words
     for all tokens or more, bits past the last token are ignored.
 mask_rows: Row of `bitmask` for each row of `logits`, -1 for none. None: row r has row r, and there
-    are as many.
+    are as many. On CUDA, where they are not looked at before, one that is out of range forbids all.
 )"};
 
 void CheckMask(const Op& op, const TensorView& logits, const TensorView& bitmask,

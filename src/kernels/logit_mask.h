@@ -9,7 +9,7 @@ enum MaskStatus : int32_t {
   kMaskOk = 0,
   kMaskEmpty = 1,         // the mask leaves no token whose logit is above -inf
   kMaskBadLogits = 2,     // a NaN among the logits, or all of them -inf
-  kMaskBadParameter = 3,  // on devices whose parameters an op cannot read; the CPU refuses them
+  kMaskBadParameter = 3,  // on CUDA, where an op reads no parameters; the CPU refuses them
 };
 
 /// Per row of logits [rows, n], in place: tokens whose bit is 0 in their row of bitmask int32

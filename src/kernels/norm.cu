@@ -1,20 +1,15 @@
-// Normalisation on CUDA. Counterparts: norm.h, norm.cc (the op, which finds these kernels by their
+// Normalisation on CUDA. Counterparts: norm.h, norm.cc (the ops, which find these kernels by their
 // registered names).
-#include <cuda_runtime.h>
-#include <tvm/ffi/extra/c_env_api.h>
-#include <tvm/ffi/extra/cuda/device_guard.h>
-
 #include <algorithm>
 
-#include "base/array.h"
-#include "base/dtype.h"
+#include "kernels/cuda_launch.cuh"
 #include "kernels/cuda_vector.cuh"
 
 namespace mlf {
 namespace {
 
 // A row stays in registers from its sum to its scaling: threads * kHeld vectors, 16 KiB per row at
-// 256 threads; what is longer is read a second time.
+// 256 threads; what is longer is read again.
 constexpr int kHeld = 4;
 constexpr int kBlockThreads = 256;
 constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
@@ -26,20 +21,93 @@ __device__ float RowSum(float v) {
   return BlockSum<kThreads>(v);
 }
 
-template <typename Vector>
-__device__ float Squares(const Vector& v) {
+template <typename T, int kN>
+__device__ CudaVector<T, kN> Added(const CudaVector<T, kN>& a, const CudaVector<T, kN>& b) {
+  CudaVector<T, kN> out;
+#pragma unroll
+  for (int i = 0; i < kN; ++i)
+    out.lane[i] = FromFloat<T>(static_cast<float>(a.lane[i]) + static_cast<float>(b.lane[i]));
+  return out;
+}
+
+/// What one thread has of a row of n vectors: every kThreads-th.
+template <typename T, int kN, int kThreads>
+class RowPart {
+ public:
+  using Vector = CudaVector<T, kN>;
+
+  __device__ explicit RowPart(int64_t n) : n_(n), first_(threadIdx.x % kThreads) {}
+
+  /// Reads what is held: all of a row that is not long, all accesses at once.
+  __device__ void Load(const Vector* row) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (At(i) < n_) held_[i] = LoadVector(row + At(i));
+    }
+  }
+
+  /// Adds what `other` holds, rounded to T.
+  __device__ void Add(const RowPart& other) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (At(i) < n_) held_[i] = Added(held_[i], other.held_[i]);
+    }
+  }
+
+  /// Calls fn(vector, index) for what is held.
+  template <typename Fn>
+  __device__ void ForHeld(Fn fn) const {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (At(i) < n_) fn(held_[i], At(i));
+    }
+  }
+
+  /// Calls fn(index) for the rest.
+  template <typename Fn>
+  __device__ void ForRest(Fn fn) const {
+#pragma unroll 1
+    for (int64_t at = At(kHeld); at < n_; at += kThreads) fn(at);
+  }
+
+  /// Calls fn(vector, index) for all; the rest comes from `row`.
+  template <typename Fn>
+  __device__ void ForAll(const Vector* row, Fn fn) const {
+    ForHeld(fn);
+    ForRest([&](int64_t at) { fn(LoadVector(row + at), at); });
+  }
+
+ private:
+  __device__ int64_t At(int i) const { return first_ + i * kThreads; }
+
+  Vector held_[kHeld];
+  int64_t n_;
+  int first_;
+};
+
+/// Sum of the squared distances to `mean`.
+template <typename T, int kN>
+__device__ float Squares(const CudaVector<T, kN>& v, float mean) {
   float sum = 0.f;
 #pragma unroll
-  for (const auto& lane : v.lane) {
-    const float f = static_cast<float>(lane);
+  for (int i = 0; i < kN; ++i) {
+    const float f = static_cast<float>(v.lane[i]) - mean;
     sum = fmaf(f, f, sum);
   }
   return sum;
 }
 
 template <typename T, int kN>
-__device__ CudaVector<T, kN> Scale(const CudaVector<T, kN>& x, const CudaVector<T, kN>& weight,
-                                   float scale) {
+__device__ float Sum(const CudaVector<T, kN>& v) {
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < kN; ++i) sum += static_cast<float>(v.lane[i]);
+  return sum;
+}
+
+template <typename T, int kN>
+__device__ CudaVector<T, kN> Scaled(const CudaVector<T, kN>& x, const CudaVector<T, kN>& weight,
+                                    float scale) {
   CudaVector<T, kN> out;
 #pragma unroll
   for (int i = 0; i < kN; ++i) {
@@ -49,108 +117,172 @@ __device__ CudaVector<T, kN> Scale(const CudaVector<T, kN>& x, const CudaVector<
   return out;
 }
 
-/// One row of n vectors. `out` may be `x`: every thread has read what it writes, and the sum, which
-/// all threads wait for, comes between.
-template <typename T, int kN, int kThreads>
-__device__ void RmsNormRow(CudaVector<T, kN>* out, const CudaVector<T, kN>* x,
-                           const CudaVector<T, kN>* __restrict__ weight, int64_t n, float eps) {
-  const int first = static_cast<int>(threadIdx.x) % kThreads;
-  CudaVector<T, kN> held[kHeld];
-  float sum = 0.f;
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const int64_t at = first + i * kThreads;
-    if (at < n) held[i] = LoadVector(x + at);
-  }
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    if (first + i * kThreads < n) sum += Squares(held[i]);
-  }
-#pragma unroll 1
-  for (int64_t at = first + kHeld * kThreads; at < n; at += kThreads)
-    sum += Squares(LoadVector(x + at));
-  const float mean = RowSum<kThreads>(sum) / static_cast<float>(n * kN);
-  const float scale = 1.f / sqrtf(mean + eps);
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const int64_t at = first + i * kThreads;
-    if (at < n) out[at] = Scale(held[i], LoadConstVector(weight + at), scale);
-  }
-#pragma unroll 1
-  for (int64_t at = first + kHeld * kThreads; at < n; at += kThreads) {
-    out[at] = Scale(LoadVector(x + at), LoadConstVector(weight + at), scale);
-  }
+/// 1 / sqrt(mean of the squares + eps); kN elements in each of n vectors.
+template <int kThreads, int kN>
+__device__ float InverseDeviation(float squares, int64_t n, float eps) {
+  return 1.f / sqrtf(RowSum<kThreads>(squares) / static_cast<float>(n * kN) + eps);
 }
 
-template <typename T, int kN, int kThreads>
-__global__ void __launch_bounds__(kBlockThreads)
-    RmsNormKernel(CudaVector<T, kN>* out, const CudaVector<T, kN>* x,
-                  const CudaVector<T, kN>* __restrict__ weight, int64_t rows, int64_t n,
-                  float eps) {
+// ---- the rows -----------------------------------------------------------------------------------
+
+// `out` may be `x` in each: a thread has read what it writes, or reads it just before, and no other
+// thread reads it after.
+
+template <typename T, int kN_>
+struct RmsNorm {
+  static constexpr int kN = kN_;
+  using Vector = CudaVector<T, kN>;
+  Vector* out;
+  const Vector *x, *weight;
+  float eps;
+
+  template <int kThreads>
+  __device__ void Row(int64_t begin, int64_t n) const {
+    RowPart<T, kN, kThreads> part(n);
+    part.Load(x + begin);
+    float squares = 0.f;
+    part.ForAll(x + begin, [&](const Vector& v, int64_t) { squares += Squares(v, 0.f); });
+    const float scale = InverseDeviation<kThreads, kN>(squares, n, eps);
+    part.ForAll(x + begin, [&](const Vector& v, int64_t at) {
+      out[begin + at] = Scaled(v, LoadConstVector(weight + at), scale);
+    });
+  }
+};
+
+template <typename T, int kN_>
+struct AddRmsNorm {
+  static constexpr int kN = kN_;
+  using Vector = CudaVector<T, kN>;
+  Vector *out, *residual;
+  const Vector *x, *weight;
+  float eps;
+
+  template <int kThreads>
+  __device__ void Row(int64_t begin, int64_t n) const {
+    RowPart<T, kN, kThreads> part(n), added(n);
+    part.Load(residual + begin);
+    added.Load(x + begin);
+    part.Add(added);
+    float squares = 0.f;
+    part.ForHeld([&](const Vector& v, int64_t at) {
+      residual[begin + at] = v;
+      squares += Squares(v, 0.f);
+    });
+    part.ForRest([&](int64_t at) {
+      const Vector v = Added(LoadVector(residual + begin + at), LoadVector(x + begin + at));
+      residual[begin + at] = v;
+      squares += Squares(v, 0.f);
+    });
+    const float scale = InverseDeviation<kThreads, kN>(squares, n, eps);
+    part.ForAll(residual + begin, [&](const Vector& v, int64_t at) {
+      out[begin + at] = Scaled(v, LoadConstVector(weight + at), scale);
+    });
+  }
+};
+
+template <typename T, int kN_>
+struct LayerNorm {
+  static constexpr int kN = kN_;
+  using Vector = CudaVector<T, kN>;
+  Vector* out;
+  const Vector *x, *weight, *bias;  // bias may be null
+  float eps;
+
+  template <int kThreads>
+  __device__ void Row(int64_t begin, int64_t n) const {
+    RowPart<T, kN, kThreads> part(n);
+    part.Load(x + begin);
+    float sum = 0.f, squares = 0.f;
+    part.ForAll(x + begin, [&](const Vector& v, int64_t) { sum += Sum(v); });
+    const float mean = RowSum<kThreads>(sum) / static_cast<float>(n * kN);
+    // Of the distances: the difference of two large sums would have lost a small variance.
+    part.ForAll(x + begin, [&](const Vector& v, int64_t) { squares += Squares(v, mean); });
+    const float scale = InverseDeviation<kThreads, kN>(squares, n, eps);
+    part.ForAll(x + begin, [&](const Vector& v, int64_t at) {
+      const Vector gain = LoadConstVector(weight + at);
+      Vector shift{};  // zeros
+      if (bias != nullptr) shift = LoadConstVector(bias + at);
+      Vector result;
+#pragma unroll
+      for (int i = 0; i < kN; ++i) {
+        result.lane[i] =
+            FromFloat<T>(fmaf((static_cast<float>(v.lane[i]) - mean) * scale,
+                              static_cast<float>(gain.lane[i]), static_cast<float>(shift.lane[i])));
+      }
+      out[begin + at] = result;
+    });
+  }
+};
+
+// ---- launches -----------------------------------------------------------------------------------
+
+template <typename Norm, int kThreads>
+__global__ void __launch_bounds__(kBlockThreads) NormKernel(Norm norm, int64_t rows, int64_t n) {
   constexpr int kRows = kBlockThreads / kThreads;
   const int64_t stride = int64_t{gridDim.x} * kRows;
-  for (int64_t r = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads; r < rows; r += stride) {
-    RmsNormRow<T, kN, kThreads>(out + r * n, x + r * n, weight, n, eps);
-  }
+  for (int64_t r = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads; r < rows; r += stride)
+    norm.template Row<kThreads>(r * n, n);
 }
 
-/// One launch over rows of `hidden` elements, in vectors of kN.
-template <typename T, int kN>
-void Launch(T* out, const T* x, const T* weight, int64_t rows, int64_t hidden, float eps,
-            cudaStream_t stream) {
-  using Vector = CudaVector<T, kN>;
-  const int64_t n = hidden / kN;
+/// One launch over rows of n vectors.
+template <typename Norm>
+void Launch(const CudaCall& call, const Norm& norm, int64_t rows, int64_t n) {
   const auto launch = [&](auto kernel, int64_t rows_per_block) {
     const int64_t blocks = std::min(kMaxGrid, (rows + rows_per_block - 1) / rows_per_block);
-    kernel<<<static_cast<unsigned>(blocks), kBlockThreads, 0, stream>>>(
-        reinterpret_cast<Vector*>(out), reinterpret_cast<const Vector*>(x),
-        reinterpret_cast<const Vector*>(weight), rows, n, eps);
+    call.Launch(kernel, static_cast<unsigned>(blocks), kBlockThreads, 0, norm, rows, n);
   };
   if (n <= kWarp * kHeld) {
-    launch(RmsNormKernel<T, kN, kWarp>, kBlockThreads / kWarp);
+    launch(NormKernel<Norm, kWarp>, kBlockThreads / kWarp);
   } else {
-    launch(RmsNormKernel<T, kN, kBlockThreads>, 1);
+    launch(NormKernel<Norm, kBlockThreads>, 1);
   }
 }
 
-void CheckCuda(const char* name, const TensorView& t, const TensorView& x) {
-  if (t.device().device_type != kDLCUDA) {
-    TVM_FFI_THROW(ValueError) << "rms_norm.cuda: " << name
-                              << " is not a CUDA tensor: its device type is "
-                              << t.device().device_type << ", expected " << int{kDLCUDA};
-  }
-  if (t.device().device_id != x.device().device_id) {
-    TVM_FFI_THROW(ValueError) << "rms_norm.cuda: " << name << " is on device "
-                              << t.device().device_id << ", x is on " << x.device().device_id;
-  }
-}
-
-/// The slot `my_llm_ffi.rms_norm.cuda`. The op has checked all else.
-void RmsNormCuda(TensorView out, TensorView x, TensorView weight, double eps) {
-  CheckCuda("x", x, x);
-  CheckCuda("weight", weight, x);
-  CheckCuda("out", out, x);
+/// Norm over the rows of x, in vectors of 16 bytes where all views permit; `views` are the pointers
+/// of Norm in their order.
+template <template <typename, int> typename Norm, typename... Views>
+void LaunchRows(const CudaCall& call, const TensorView& x, double eps, const Views&... views) {
   const int64_t hidden = x.size(x.ndim() - 1);
   if (x.numel() == 0) return;
-  const int64_t rows = x.numel() / hidden;
-  const ffi::CUDADeviceGuard guard(x.device().device_id);
-  const auto stream = static_cast<cudaStream_t>(TVMFFIEnvGetStream(kDLCUDA, x.device().device_id));
+  const auto launch = [&]<typename T, int kN>() {
+    Launch(call,
+           Norm<T, kN>{reinterpret_cast<CudaVector<T, kN>*>(Data<T>(views))...,
+                       static_cast<float>(eps)},
+           x.numel() / hidden, hidden / kN);
+  };
   DispatchFloat(x.dtype(), [&]<typename T>() {
-    T* o = Data<T>(out);
-    const T *i = Data<const T>(x), *w = Data<const T>(weight);
-    const bool vectors = IsVectorAligned(o) && IsVectorAligned(i) && IsVectorAligned(w) &&
-                         hidden % kVectorLanes<T> == 0;
-    const auto launch = vectors ? Launch<T, kVectorLanes<T>> : Launch<T, 1>;
-    launch(o, i, w, rows, hidden, static_cast<float>(eps), stream);
+    if (hidden % kVectorLanes<T> == 0 && (IsVectorAligned(Data<T>(views)) && ...)) {
+      launch.template operator()<T, kVectorLanes<T>>();
+    } else {
+      launch.template operator()<T, 1>();
+    }
   });
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-    TVM_FFI_THROW(RuntimeError) << "rms_norm.cuda: x " << ShapeString(x) << ' '
-                                << DtypeName(x.dtype()) << ": " << cudaGetErrorString(error);
-  }
+}
+
+// The slots; the ops have checked all that CudaCall does not.
+
+void RmsNormCuda(TensorView out, TensorView x, TensorView weight, double eps) {
+  const CudaCall call("rms_norm", {{"x", x}, {"weight", weight}, {"out", out}});
+  LaunchRows<RmsNorm>(call, x, eps, out, x, weight);
+}
+
+void AddRmsNormCuda(TensorView out, TensorView residual, TensorView x, TensorView weight,
+                    double eps) {
+  const CudaCall call("add_rms_norm",
+                      {{"x", x}, {"residual", residual}, {"weight", weight}, {"out", out}});
+  LaunchRows<AddRmsNorm>(call, x, eps, out, residual, x, weight);
+}
+
+void LayerNormCuda(TensorView out, TensorView x, TensorView weight, TensorView bias, double eps) {
+  const CudaCall call("layer_norm", {{"x", x}, {"weight", weight}, {"bias", bias}, {"out", out}});
+  LaunchRows<LayerNorm>(call, x, eps, out, x, weight, bias);
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.rms_norm.cuda", RmsNormCuda);
+  tvm::ffi::reflection::GlobalDef()
+      .def("my_llm_ffi.rms_norm.cuda", RmsNormCuda)
+      .def("my_llm_ffi.add_rms_norm.cuda", AddRmsNormCuda)
+      .def("my_llm_ffi.layer_norm.cuda", LayerNormCuda);
 }
 
 }  // namespace

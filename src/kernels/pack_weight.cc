@@ -38,7 +38,8 @@ const Op kPackWeight{
 The same bytes in another order: groups of 16 rows (the last one padded with rows of zeros), each a
 run of tiles in which lanes are rows. ``linear`` and ``embedding_lookup`` take the result with
 ``packed=True`` and ``rows=`` the number of rows before padding, and give the same results bit for
-bit as with the weight itself.
+bit as with the weight itself. For CPUs alone: CUDA kernels of ``linear`` read the weight as it is
+best, and a CUDA tensor is refused (NotImplementedError).
 
 weight: Rows of whole blocks, as in a GGUF file.
 format: Name of the blocks' format.

@@ -67,7 +67,8 @@ rounded once. Other logits keep their bits. Engines that count the prompt for on
 for another call this twice.
 
 logits: Written in place.
-tokens: What was seen, in any order; each is in the vocabulary, or -1 as padding.
+tokens: What was seen, in any order; each is in the vocabulary, or -1 as padding. On CUDA, where
+    they are not looked at before, others are passed over too.
 repetition: Above 0 and finite, 1 for none, also where None.
 frequency: Per occurrence; finite, 0 for none, also where None; negative ones make it more likely.
 presence: Once; finite, 0 for none, also where None; negative ones make it more likely.

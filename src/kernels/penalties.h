@@ -1,5 +1,6 @@
 // Penalties for tokens that were seen. Counterpart: penalties.cc.
 #pragma once
+#include "base/half.h"
 #include "base/kernel.h"
 
 namespace mlf {
@@ -14,8 +15,8 @@ using ApplyPenaltiesFn = void(TensorView logits, TensorView tokens,
 inline Kernel<ApplyPenaltiesFn> apply_penalties_kernel{"apply_penalties"};
 
 /// One logit of a token that was seen `count` times.
-inline double Penalized(double logit, int count, double repetition, double frequency,
-                        double presence) {
+MLF_HOST_DEVICE inline double Penalized(double logit, int count, double repetition,
+                                        double frequency, double presence) {
   const double scaled = logit > 0 ? logit / repetition : logit * repetition;
   return scaled - count * frequency - presence;
 }

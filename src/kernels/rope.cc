@@ -6,6 +6,7 @@
 
 #include "base/op.h"
 #include "base/thread_pool.h"
+#include "kernels/rope_launch.h"
 #include "kernels/rope_simd.h"
 #include "kernels/row_parameters.h"
 
@@ -34,26 +35,12 @@ struct Heads<BF16> {
   static constexpr auto& kInterleaved = rope_interleaved_head_bf16;
 };
 
-/// How frequencies are scaled (rope.h, RopeFn).
-struct Scaling {
-  double freq_scale;
-  double ramp_low = -1, ramp_high = 0;  // every pair has freq_scale
-  double magnitude = 1;
-
-  double OfPair(int64_t i) const {
-    const double width = std::max(ramp_high - ramp_low, 0.001);
-    const double scaled = std::clamp((static_cast<double>(i) - ramp_low) / width, 0.0, 1.0);
-    return (1 - scaled) + scaled * freq_scale;
-  }
-};
-
 /// Turns of each pair at position 1.
 std::vector<double> Turns(int64_t pairs, const float* factors, double base,
-                          const Scaling& scaling) {
+                          const RopeScaling& scaling) {
   std::vector<double> out(pairs);
   for (int64_t i = 0; i < pairs; ++i) {
-    const double power = -static_cast<double>(i) / static_cast<double>(pairs);
-    out[i] = scaling.OfPair(i) * std::pow(base, power) / (2 * M_PI);
+    out[i] = RopeTurn(i, pairs, base, scaling);
     if (factors != nullptr) out[i] /= factors[i];
   }
   return out;
@@ -177,6 +164,10 @@ attention_factor: Multiplies sine and cosine; positive; ``None`` is ``0.1 * log(
     yarn with a factor above 1, else 1.
 )"};
 
+struct Scaling : RopeScaling {
+  double magnitude = 1;
+};
+
 struct ScalingArguments {
   int choice;  // none, linear, yarn
   double factor;
@@ -212,7 +203,7 @@ Scaling CheckScaling(const ScalingArguments& a, int64_t rotary_dims, double base
             "expected 0 < beta_slow <= beta_fast, got ", a.beta_slow, " and ", a.beta_fast)
       .That(!a.attention_factor.has_value() || IsPositive(*a.attention_factor),
             "attention_factor must be a positive float32, got ", a.attention_factor.value_or(0));
-  Scaling scaling{.freq_scale = 1 / a.factor};
+  Scaling scaling{{.freq_scale = 1 / a.factor}};
   if (yarn) SetYarnRamp(scaling, a, static_cast<double>(rotary_dims), base);
   const double by_itself = yarn && a.factor > 1 ? 0.1 * std::log(a.factor) + 1 : 1;
   scaling.magnitude = a.attention_factor.value_or(by_itself);

@@ -272,7 +272,8 @@ lowest first), in the order of ids where not. One number always gives the same t
 stands in other rows and on any number of threads.
 
 NaN counts as -inf; logits of +inf share all the probability. A row without a logit above -inf gives
-id -1 and log-probability -inf. ``logprobs`` are those of ``log_softmax(logits)`` as given, before
+id -1 and log-probability -inf. On CUDA, where the numbers of other arguments are not looked at
+before, a row with a bad one gives id -1 and log-probability NaN. ``logprobs`` are those of ``log_softmax(logits)`` as given, before
 the temperature and the filters, as vLLM and OpenAI's API report them.
 
 logits: At least one token; penalties, bias and masks are already applied.

@@ -1,0 +1,136 @@
+// Chooses kernel, tiles and splits for one call of attention on CUDA. Counterparts: attention.cu,
+// paged_attention.cu.
+#pragma once
+#include <tvm/ffi/extra/c_env_api.h>
+
+#include "kernels/attention_mma.cuh"
+#include "kernels/attention_plain.cuh"
+#include "kernels/cuda_launch.cuh"
+
+namespace mlf {
+
+/// Launches one kernel with one cut of the tokens into tiles.
+template <typename Q, typename Source>
+class AttentionLauncher {
+ public:
+  using Arguments = AttentionArguments<Q, Source>;
+
+  /// `sequences` is how many the tokens belong to, at most; `parts` how many segments a row has.
+  AttentionLauncher(const CudaCall& call, const Arguments& arguments, int64_t sequences, int parts)
+      : call_(call), a_(arguments), sequences_(sequences) {
+    a_.splits = 1;
+    a_.parts.parts = parts;
+    a_.parts.stride = (a_.head_dim + 3) / 4 * 4;
+  }
+
+  void Launch() {
+    if constexpr (std::is_same_v<Q, typename Source::Element> && sizeof(Q) == 2) {
+      if (a_.head_dim <= 64) return LaunchMma<64, 4>();
+      if (a_.head_dim <= 128) return LaunchMma<128, 4>();
+      if (a_.head_dim <= 256 && SharedOf<256, 4>() <= MostShared()) return LaunchMma<256, 4>();
+      if (a_.head_dim <= 256 && SharedOf<256, 2>() <= MostShared()) return LaunchMma<256, 2>();
+    }
+    LaunchPlain();
+  }
+
+ private:
+  using T = typename Source::Element;
+
+  /// Beside what the kernels declare.
+  int MostShared() const {
+    constexpr int kDeclared = 32;
+    static_assert(sizeof(TileState) <= kDeclared);
+    return MostSharedBytes(call_.compute_capability()) - kDeclared;
+  }
+  int64_t group() const { return a_.heads / a_.source.kv_heads; }
+  int64_t rows() const { return a_.tokens * a_.heads; }
+
+  template <int kDim, int kWarps>
+  static constexpr int SharedOf() {
+    return static_cast<int>(sizeof(MmaShared<T, kDim, kWarps, Source::kTransposed>));
+  }
+
+  template <int kDim, int kMostWarps>
+  void LaunchMma() {
+    constexpr int kMmaWarps = 8;  // of a multiprocessor, whose threads have 256 registers each
+    constexpr int kLeastWarps = kHalves<kDim>;
+    Cut(kWarpRows, kWarpRows * kMostWarps / kLeastWarps);
+    if (a_.tiles.rows == kWarpRows) {
+      Run(MmaAttentionKernel<Q, Source, kDim, kLeastWarps>, kLeastWarps, kMmaWarps / kLeastWarps,
+          SharedOf<kDim, kLeastWarps>());
+    } else {
+      Run(MmaAttentionKernel<Q, Source, kDim, kMostWarps>, kMostWarps, kMmaWarps / kMostWarps,
+          SharedOf<kDim, kMostWarps>());
+    }
+  }
+
+  void LaunchPlain() {
+    constexpr int kFew = kPlainWarps, kMany = 4 * kPlainWarps;
+    const auto bytes = [&](int n) { return PlainShared<T>::Bytes(n, a_.head_dim); };
+    const auto most = static_cast<size_t>(MostShared());
+    if (bytes(kFew) > most) {
+      TVM_FFI_THROW(NotImplementedError)
+          << "attention on this GPU takes a head_dim of at most "
+          << (most - sizeof(PlainShared<T>)) / (kFew * sizeof(float)) << ", got " << a_.head_dim;
+    }
+    Cut(kFew, bytes(kMany) > most ? kFew : kMany);
+    const size_t shared = bytes(a_.tiles.rows);
+    if (a_.tiles.rows == kFew) {
+      Run(PlainAttentionKernel<Q, Source, 1>, kPlainWarps, kPlainBlocks, shared);
+    } else {
+      Run(PlainAttentionKernel<Q, Source, 4>, kPlainWarps, kPlainBlocks, shared);
+    }
+  }
+
+  void Cut(int few_rows, int many_rows) {
+    a_.tiles = CutTokens(a_.tokens, sequences_, group(), few_rows, many_rows);
+  }
+
+  void Split(int most_blocks, int shared_bytes) {
+    const int64_t blocks = a_.tiles.tiles * a_.tiles.head_pieces * a_.source.kv_heads,
+                  at_once = int64_t{call_.multiprocessors()} *
+                            BlocksAtOnce(shared_bytes, most_blocks, call_.compute_capability());
+    a_.splits = ChooseSplits(blocks, at_once, a_.parts.parts, rows(), a_.head_dim);
+    if (a_.splits > 1) AllocateParts();
+  }
+
+  /// From the caller's framework, in the order of its stream. Without it one block does all of a
+  /// row, with the same bits.
+  void AllocateParts() {
+    const int64_t parts = rows() * a_.parts.parts;
+    try {
+      memory_ = ffi::Tensor::FromEnvAlloc(
+          TVMFFIEnvTensorAlloc, ffi::Shape({parts * (a_.parts.stride + 2)}), kF32, call_.device());
+    } catch (const ffi::Error&) {
+      a_.splits = 1;
+      return;
+    }
+    a_.parts.acc = static_cast<float*>(memory_.value().data_ptr());
+    a_.parts.sum = reinterpret_cast<RowWeight*>(a_.parts.acc + parts * a_.parts.stride);
+  }
+
+  /// Registers let `most_blocks` run at once on a multiprocessor.
+  void Run(void (*kernel)(Arguments), int warps, int most_blocks, size_t shared_bytes) {
+    Split(most_blocks, static_cast<int>(shared_bytes));
+    const dim3 grid(static_cast<unsigned>(a_.tiles.blocks()),
+                    static_cast<unsigned>(a_.source.kv_heads), static_cast<unsigned>(a_.splits));
+    call_.Launch(kernel, grid, dim3(warps * kWarp), shared_bytes, a_);
+    if (a_.splits == 1) return;
+    constexpr int64_t kRows = kFoldThreads / kWarp;
+    call_.Launch(FoldPartsKernel<Q>, dim3(static_cast<unsigned>((rows() + kRows - 1) / kRows)),
+                 dim3(kFoldThreads), 0, a_.out, a_.parts, rows(), a_.head_dim, a_.scale);
+  }
+
+  const CudaCall& call_;
+  Arguments a_;
+  int64_t sequences_;
+  ffi::Optional<ffi::Tensor> memory_;
+};
+
+/// Whether rows of `columns` elements may be copied 16 bytes at a time.
+template <typename T>
+bool CopiesVectors(const T* data, int64_t columns) {
+  return IsVectorAligned(data) && columns % kVectorLanes<T> == 0;
+}
+
+}  // namespace mlf
