@@ -28,6 +28,7 @@ from .walkthrough import (
 if TYPE_CHECKING:
     from . import ops
     from .context import Batch, Context
+    from .custom import declare_op, register_kernel
     from .executor import Executor, MaskEntry
     from .fetch import fetch_model
     from .generation import FinishReason, Generation
@@ -86,7 +87,9 @@ _LAZY = {
     "TopP": "sampling",
     "TypicalP": "sampling",
     "Vocab": "vocab",
+    "declare_op": "custom",
     "fetch_model": "fetch",
+    "register_kernel": "custom",
 }
 
 __all__ = [
@@ -125,12 +128,14 @@ __all__ = [
     "build_info",
     "call_from_threads",
     "call_with",
+    "declare_op",
     "fetch_model",
     "invert_dict",
     "join_strings",
     "log_to_logging",
     "ops",
     "raise_error",
+    "register_kernel",
     "set_log_callback",
     "swap_pair",
 ]

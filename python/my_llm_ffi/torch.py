@@ -98,20 +98,24 @@ def _refuse_gradients(op: Op) -> Callable[..., Any]:
 
 
 def register(name: str) -> None:
-    """Registers one op; those of this package are registered when the module is imported.
+    """Registers one op; those declared before are registered when the module is imported.
 
     Args:
-        name: Name of an op that was declared later.
+        name: Name of an op that was declared later; one that is registered stays as it is.
 
     Raises:
-        KeyError: No such op is registered.
+        KeyError: No such op is declared.
     """
+    if name in _registered:
+        return
     op = load(name)
+    _registered.add(name)
     _LIBRARY.define(schema(op), tags=_TAGS)
     _LIBRARY.impl(name, getattr(ops, name), "CompositeExplicitAutograd")
     _LIBRARY.impl(name, _refuse_gradients(op), "Autograd", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", _fake(op), lib=_LIBRARY)
 
 
+_registered: set[str] = set()
 for _name in op_names():
     register(_name)

@@ -1,0 +1,159 @@
+"""Ops that users declare, and kernels that they register, from Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm_ffi
+from reference.custom_ops import forget
+
+import my_llm_ffi as llm
+from my_llm_ffi import declaration, render
+
+SIGNATURE = (
+    "(x: T['*batch n', 'f32 f16'], gain: T['n'] | None = None, *, factor: float = 2.0, "
+    "times: int = 1, clamp: bool = False, mode: Literal['up', 'down'] = 'up', "
+    "least: float | None = None) -> T['*batch n', 'may be x']"
+)
+DOC = """Scales.
+
+x: What is scaled.
+gain: Of each element.
+factor: Of all.
+"""
+
+
+def scale(x, gain, out, factor, times, clamp, mode, least):
+    wide = x * factor**times if mode == "up" else x / factor**times
+    wide = wide if gain is None else wide * gain
+    wide = wide if least is None else np.maximum(wide, least)
+    out[...] = np.minimum(wide, 1) if clamp else wide
+
+
+@pytest.fixture
+def scaled():
+    """The op `test_scaled` with a kernel for the CPU; gone afterwards."""
+    llm.declare_op("test_scaled", SIGNATURE, doc=DOC)
+    llm.register_kernel("test_scaled", "cpu", arrays=np.from_dlpack)(scale)
+    yield lambda *a, **k: llm.ops.test_scaled(*a, **k)
+    forget("test_scaled")
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def test_calls(scaled):
+    np.testing.assert_array_equal(scaled(X), X * 2)
+    np.testing.assert_array_equal(scaled(X, X[1], factor=3, times=2), X * 9 * X[1])
+    np.testing.assert_array_equal(scaled(X, mode="down"), X / 2)
+    np.testing.assert_array_equal(scaled(X, clamp=True), np.minimum(X * 2, 1))
+    np.testing.assert_array_equal(scaled(X, least=5.0), np.maximum(X * 2, 5))
+    half = X.astype(np.float16)
+    assert scaled(half).dtype == np.float16
+    mine = X.copy()
+    assert scaled(mine, out=mine) is mine
+    np.testing.assert_array_equal(mine, X * 2)
+    assert scaled(X[:0]).shape == (0, 3)
+
+
+def test_it_is_an_op_like_others(scaled):
+    assert "test_scaled" in dir(llm.ops)
+    op = declaration.load("test_scaled")
+    assert [a.name for a in op.attributes] == ["factor", "times", "clamp", "mode", "least"]
+    assert "gain: ``[n]``, dtype of ``x``. Of each element." in render.docstring(op)
+    assert scaled(X, factor=1.0).tolist() == X.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ([X.astype("f8")], {}, TypeError, "test_scaled: x is float64, expected one of float32"),
+        (
+            [X, X[0, :2].copy()],
+            {},
+            ValueError,
+            r"gain has shape \[2\], expected \[n=3 \(from x\)\]",
+        ),
+        ([X[:, ::2]], {}, ValueError, "test_scaled: x must be contiguous"),
+        ([X], {"out": X[:1].copy()}, ValueError, r"out has shape \[1, 3\]"),
+        ([X], {"factor": "much"}, TypeError, "test_scaled: factor is str, expected a number"),
+        ([X], {"times": 1.5}, TypeError, "test_scaled: times is float, expected an integer"),
+        ([X], {"clamp": "yes"}, TypeError, "test_scaled: clamp is str, expected a bool"),
+        ([X], {"mode": "sideways"}, ValueError, "test_scaled: mode is .*expected one of 'up'"),
+        ([X], {"mode": None}, TypeError, "test_scaled: mode is NoneType, expected a string"),
+        ([None], {}, TypeError, "test_scaled: x is NoneType, expected an array"),
+    ],
+)
+def test_refusals(scaled, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        scaled(*arguments, **options)
+
+
+def test_natively_the_checks_are_the_same(scaled):
+    """As C++ and Rust call it."""
+    native = tvm_ffi.get_global_func("my_llm_ffi.test_scaled")
+    out = np.empty_like(X)
+    native(X, None, out, 2, 1, False, "up", None)
+    np.testing.assert_array_equal(out, X * 2)
+    with pytest.raises(ValueError, match=r"test_scaled: out has shape \[2\]"):
+        native(X, None, out[0, :2].copy(), 2.0, 1, False, "up", None)
+    with pytest.raises(ValueError, match='test_scaled: mode is "x", expected one of'):
+        native(X, None, out, 2.0, 1, False, "x", None)
+    with pytest.raises(TypeError, match="test_scaled: expected 8 arguments, got 2"):
+        native(X, out)
+    with pytest.raises(TypeError, match=r"Mismatched type on argument #3 .*factor"):
+        native(X, None, out, "2", 1, False, "up", None)
+
+
+def test_an_exception_of_a_kernel_arrives(scaled):
+    llm.declare_op("test_broken", "(x: T['n', 'f32']) -> T['n']", doc="Breaks.")
+    try:
+        with pytest.raises(NotImplementedError, match="test_broken: no kernel for device cpu"):
+            llm.ops.test_broken(X[0])
+
+        @llm.register_kernel("test_broken", "cpu")
+        def broken(x, out):
+            assert isinstance(x, tvm_ffi.Tensor)
+            raise ValueError("test_broken: the kernel says no")
+
+        with pytest.raises(ValueError, match="the kernel says no"):
+            llm.ops.test_broken(X[0])
+    finally:
+        forget("test_broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "message"),
+    [
+        ("rms_norm", "(x: T['n', 'f32']) -> T['n']", "my_llm_ffi.rms_norm is registered already"),
+        ("not a name", "(x: T['n', 'f32']) -> T['n']", "expected an identifier"),
+        ("test_bad", "(x: T['n', 'f32'", "bad signature"),
+        ("test_bad", "(x: T['n', 'f32']) -> T['n//2']", "out has the size n//2, expected"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: int) -> T['k']", "out has the size k, expected"),
+        ("test_bad", "(*, k: int) -> None", "must begin with a tensor"),
+    ],
+)
+def test_bad_declarations(name, signature, message):
+    with pytest.raises(ValueError, match=message):
+        llm.declare_op(name, signature, doc="Is refused.")
+
+
+def test_bad_kernels(scaled):
+    with pytest.raises(ValueError, match="test_scaled has a kernel for cpu"):
+        llm.register_kernel("test_scaled", "cpu")
+    with pytest.raises(ValueError, match="rms_norm has a kernel for cpu"):
+        llm.register_kernel("rms_norm", "cpu")
+    with pytest.raises(KeyError, match="no_such_op"):
+        llm.register_kernel("no_such_op", "cuda")
+
+
+def test_as_an_op_of_torch(scaled):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import my_llm_ffi.torch as llm_torch
+
+    llm_torch.register("test_scaled")
+    x = torch.from_numpy(X)
+    function = torch.ops.my_llm_ffi.test_scaled
+    torch.testing.assert_close(function(x, factor=3.0), x * 3)
+    compiled = torch.compile(lambda x: function(x * 2) + 1, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), x * 4 + 1)
