@@ -28,6 +28,41 @@ def test_every_file_can_be_found(file):
     assert re.search(r"^def cases\(", file.read_text("utf-8"), re.M), "python -m benchmarks asks it"
 
 
+# ---- bench_cuda.py -------------------------------------------------------------------------------
+
+CUDA = FILES[0].with_name("bench_cuda.py")
+
+
+def on_cuda(*arguments):
+    command = [sys.executable, str(CUDA), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_op_has_a_row_on_cuda(llm):
+    pytest.importorskip("torch", reason="torch is not installed")
+    text = "\n".join(f.read_text("utf-8") for f in CUDA.parent.glob("cuda_*.py"))
+    named = {*re.findall(r"\bops\.(\w+)\b", text), *re.findall(r'"name": "(\w+)"', text)}
+    named |= {"softmax", "log_softmax"}
+    assert set(dir(llm.ops)) - named == {"pack_weight"}  # refused on CUDA
+
+
+def test_the_table_of_cuda_on_tiny_tensors():
+    """The answers are compared with torch's; the figures are not looked at."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    done = on_cuda("--device", "cpu", "--shrink", "4096")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 were not run" in done.stdout
+
+
+def test_the_table_of_cuda_without_time():
+    pytest.importorskip("torch", reason="torch is not installed")
+    done = on_cuda("--device", "cpu", "--shrink", "4096", "--seconds", "0", "rms_norm")
+    assert done.returncode == 0
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| rms_norm")]
+    assert len(rows) == 2
+    assert all("| not run |" in row for row in rows)
+
+
 # ---- vs_llama_cpp.py -----------------------------------------------------------------------------
 
 LLAMA_BENCH = """#!{python}
