@@ -53,7 +53,8 @@ def apply_penalties(
         logits: ``[rows, vocab]``, float32, float16 or bfloat16, written in place. Written in
             place.
         tokens: ``[rows, seen]``, int32. What was seen, in any order; each is in the vocabulary,
-            or -1 as padding.
+            or -1 as padding. On CUDA, where they are not looked at before, others are passed
+            over too.
         repetition: ``[rows]``, float32. Above 0 and finite, 1 for none, also where None.
         frequency: ``[rows]``, float32. Per occurrence; finite, 0 for none, also where None;
             negative ones make it more likely.
@@ -82,7 +83,8 @@ def apply_token_bitmask(
             32`` is 1 where token i is allowed; words for all tokens or more, bits past the last
             token are ignored.
         mask_rows: ``[rows]``, int32. Row of `bitmask` for each row of `logits`, -1 for none.
-            None: row r has row r, and there are as many.
+            None: row r has row r, and there are as many. On CUDA, where they are not looked at
+            before, one that is out of range forbids all.
 
     Raises:
         ValueError: A shape, stride, device or value is wrong, or an output overlaps another
@@ -139,6 +141,9 @@ def attention(
     on its own sequence alone, not on the other rows or the number of threads (running maximum and
     sum as in Milakov and Gimelshein, "Online normalizer calculation for softmax",
     arXiv:1805.02867).
+
+    On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and cu_k
+    are not checked: a bound outside the rows is moved into them.
 
     Args:
         q: ``[queries, heads, head_dim]``, float32, float16 or bfloat16. Queries; heads is a
@@ -255,8 +260,8 @@ def embedding_lookup(
         table: ``[n, row_bytes]``, float32, float16, bfloat16 or uint8. Rows of floats or, as
             uint8, of whole blocks.
         ids: ``[*batch]``, int32 or int64. Row of the table for each output row, 0 or greater.
-            On the CPU each is checked before anything is read (IndexError); elsewhere they must
-            be in range.
+            On the CPU each is checked before anything is read (IndexError); on CUDA, where they
+            are not, one out of range gives a row of zeros.
         format: One of ``"F32"``, ``"F16"``, ``"BF16"``, ``"Q8_0"``, ``"Q4_0"``, ``"Q4_1"``,
             ``"Q5_0"``, ``"Q5_1"``, ``"Q2_K"``, ``"Q3_K"``, ``"Q4_K"``, ``"Q5_K"``, ``"Q6_K"``,
             ``"IQ4_NL"``, ``"MXFP4"``, ``"IQ2_XXS"``. Name of the blocks' format, for a uint8
@@ -320,7 +325,9 @@ def kv_append(k_pages: Array, v_pages: Array, k: AnyArray, v: AnyArray, slots: A
 
     ``k_pages[p, :, :, e] = k[t]`` and ``v_pages[p, :, e, :] = v[t]`` for page ``p = slots[t] //
     32`` and entry ``e = slots[t] % 32``: keys are stored transposed, as paged_attention wants them.
-    Nothing is written when a slot is refused. IndexError where a slot is outside the pages.
+    Nothing is written when a slot is refused. IndexError where a slot is outside the pages; on
+    CUDA, where slots are not looked at before, such a token is left out, and of two alike any one
+    may stay.
 
     Args:
         k_pages: ``[pages, kv_heads, head_dim, 32]``, float32, float16 or bfloat16, written in
@@ -412,6 +419,15 @@ def linear(
     each 32 elements of ``x`` are rounded to 8 bits under a common scale (16 bits for Q4_1 and
     Q5_1), as ggml does for Q8_0.
 
+    On CUDA nothing is rounded to 8 bits, and ``packed`` is not supported (NotImplementedError). Up
+    to 32 rows of ``x`` times blocks err as float32 sums do (2e-5 of ``sum_k |x[k] * weight[i, k]|``
+    at most); of more, ``x`` and the weights are rounded to bfloat16, which errs by at most 2^-8 of
+    that sum of magnitudes. More than 8 rows times a weight of floats of the dtype of ``x`` take
+    cuBLASLt: torch's, pip's or the system's, or the library that the environment variable
+    ``MY_LLM_FFI_CUBLASLT`` names (NotImplementedError where there is none); its first call on a
+    device must not be inside the capture of a graph. There the order of sums, and so the last bits,
+    may depend on the number of rows; elsewhere on which of these kernels is taken alone.
+
     Args:
         x: ``[*batch, cols]``, float32, float16 or bfloat16. Activations; may have no rows.
         weight: ``[n, row_bytes]``, float32, float16, bfloat16 or uint8. Rows of floats or, as
@@ -490,9 +506,9 @@ def mask_logits(
     ``mass`` is the part of ``softmax(logits / temperature)`` (``softmax(logits)`` where greedy) on
     the tokens that the bitmask allows, before min-p: 1 without a mask. ``status`` is 0 where all is
     well; 1 where the mask leaves no token whose logit is above -inf; 2 where the logits hold a NaN,
-    allowed or not, or -inf only. Rows of status 1 and 2 are -inf everywhere and have mass 0. Status
-    3 stands for a bad parameter on a device whose memory the op cannot read; on the CPU that is a
-    ValueError.
+    allowed or not, or -inf only; 3, on CUDA alone, where `mask_rows`, `temperature` or `ln_min_p`
+    is not what is expected, which on the CPU is a ValueError. Rows of a status but 0 are -inf
+    everywhere and have mass 0.
 
     Args:
         logits: ``[rows, vocab]``, float32, float16 or bfloat16, written in place. Written in
@@ -548,7 +564,8 @@ def pack_weight(
     The same bytes in another order: groups of 16 rows (the last one padded with rows of zeros),
     each a run of tiles in which lanes are rows. ``linear`` and ``embedding_lookup`` take the result
     with ``packed=True`` and ``rows=`` the number of rows before padding, and give the same results
-    bit for bit as with the weight itself.
+    bit for bit as with the weight itself. For CPUs alone: CUDA kernels of ``linear`` read the
+    weight as it is best, and a CUDA tensor is refused (NotImplementedError).
 
     Args:
         weight: ``[rows, row_bytes]``, uint8. Rows of whole blocks, as in a GGUF file.
@@ -595,6 +612,9 @@ def paged_attention(
     depend on the others. It is fastest where tokens of one sequence stand together. Pages are those
     of Kwon et al., arXiv:2309.06180; one pass over them with running maximum and sum is Milakov and
     Gimelshein's, arXiv:1805.02867. IndexError where a row or a page lies outside its table.
+
+    On CUDA the weights of 16-bit pages are rounded to their dtype where q has it too, and the
+    values in tables are not checked: a row or page that is not there holds nothing.
 
     Args:
         q: ``[tokens, heads, head_dim]``, float32, float16 or bfloat16. Queries, one row per
@@ -767,8 +787,10 @@ def sample(
     whatever stands in other rows and on any number of threads.
 
     NaN counts as -inf; logits of +inf share all the probability. A row without a logit above -inf
-    gives id -1 and log-probability -inf. ``logprobs`` are those of ``log_softmax(logits)`` as
-    given, before the temperature and the filters, as vLLM and OpenAI's API report them.
+    gives id -1 and log-probability -inf. On CUDA, where the numbers of other arguments are not
+    looked at before, a row with a bad one gives id -1 and log-probability NaN. ``logprobs`` are
+    those of ``log_softmax(logits)`` as given, before the temperature and the filters, as vLLM and
+    OpenAI's API report them.
 
     Args:
         logits: ``[rows, vocab]``, float32, float16 or bfloat16. At least one token; penalties,
