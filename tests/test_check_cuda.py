@@ -96,3 +96,24 @@ def test_the_tests_are_counted(check, monkeypatch):
     assert check.tests(1) == (False, "2 passed, 1 failed, status 1")
     monkeypatch.setattr(check, "run", lambda *words, **env: (124, f"{said}tests/a.py::y "))
     assert check.tests(9) == (False, "2 passed, 1 failed; STOPPED after 9 s in y, status 124")
+
+
+@pytest.mark.parametrize(
+    ("said", "log", "good"),
+    [
+        ((True, "3 passed, status 0"), "ERROR SUMMARY: 0 errors", True),
+        ((False, "2 passed; STOPPED after 60 s in y, status 124"), "", True),
+        ((False, "no test ran; STOPPED after 60 s, status 124"), "", False),
+        ((True, "no test ran, status 0"), "", False),
+        ((False, "2 passed, 1 error; STOPPED after 60 s, status 124"), "", False),
+        ((False, "2 passed, 1 failed, status 1"), "", False),
+        ((False, "3 passed, status 9"), "ERROR SUMMARY: 2 errors", False),
+        ((False, "3 passed; STOPPED after 60 s, status 124"), "= Invalid __global__ read", False),
+    ],
+)
+def test_a_sanitizer_that_saw_nothing_is_a_failure(check, monkeypatch, said, log, good):
+    check.is_cuda = True
+    (check.folder / "memcheck.log").write_text(log, "utf-8")
+    monkeypatch.setattr(tool.shutil, "which", lambda program: program)
+    monkeypatch.setattr(check, "pytest", lambda *words, **env: said)
+    assert check.sanitizer("memcheck")(60.0)[0] is good

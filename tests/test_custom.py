@@ -8,7 +8,7 @@ import tvm_ffi
 from reference.custom_ops import forget
 
 import my_llm_ffi as llm
-from my_llm_ffi import declaration, render
+from my_llm_ffi import custom, declaration, render
 
 SIGNATURE = (
     "(x: T['*batch n', 'f32 f16'], gain: T['n'] | None = None, *, factor: float = 2.0, "
@@ -145,6 +145,35 @@ def test_bad_kernels(scaled):
         llm.register_kernel("rms_norm", "cpu")
     with pytest.raises(KeyError, match="no_such_op"):
         llm.register_kernel("no_such_op", "cuda")
+    for device in ("CUDA", "cuda:0", "gpu", "", None, 3):
+        with pytest.raises(ValueError, match=r"device is .*, expected one of"):
+            llm.register_kernel("rms_norm", device)
+    with pytest.raises(TypeError, match="arrays is int, expected a callable"):
+        llm.register_kernel("rms_norm", "rocm", arrays=3)
+    with pytest.raises(TypeError, match="the kernel is NoneType, expected a callable"):
+        llm.register_kernel("rms_norm", "rocm")(None)
+    register = llm.register_kernel("rms_norm", "metal")
+    try:
+        register(scale)
+        with pytest.raises(ValueError, match="rms_norm has a kernel for metal"):
+            register(scale)
+    finally:
+        tvm_ffi.registry.remove_global_func("my_llm_ffi.rms_norm.metal")
+
+
+def test_a_kernel_in_a_library_that_is_not_loaded_yet(scaled, monkeypatch):
+    """Its own would come second, and end the process in a constructor."""
+    slot = "my_llm_ffi.test_scaled.cuda"
+
+    def load():
+        tvm_ffi.register_global_func(slot, lambda *_: None, override=True)
+
+    monkeypatch.setattr(custom._ffi_api, "build_info", load)
+    try:
+        with pytest.raises(ValueError, match="test_scaled has a kernel for cuda"):
+            llm.register_kernel("test_scaled", "cuda")
+    finally:
+        tvm_ffi.registry.remove_global_func(slot)
 
 
 def test_as_an_op_of_torch(scaled):

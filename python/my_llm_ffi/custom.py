@@ -11,11 +11,12 @@ from typing import Any, Callable, TypeVar
 
 import tvm_ffi
 
-from . import declaration
+from . import _ffi_api, declaration
 from .declaration import PREFIX, Op
 
 Kernel = TypeVar("Kernel", bound=Callable[..., None])
 _declare = tvm_ffi.get_global_func(PREFIX + "declare_op")
+_DEVICES = ("cpu", "cuda", "rocm", "metal")  # DeviceName in src/base/device_library.cc
 _MARK = "declared"  # in the metadata of an op that has no kernel inside the library
 
 
@@ -83,23 +84,38 @@ def register_kernel(
 
     Args:
         name: Of an op that was declared, or of an op of this library that lacks the device.
-        device: ``"cpu"``, ``"cuda"`` or another device's name.
+        device: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"metal"``.
         arrays: Applied to each tensor, such as ``torch.from_dlpack`` or ``numpy.from_dlpack``;
             None: the kernel takes `tvm_ffi.Tensor`.
 
     Raises:
         KeyError: No such op is declared.
-        ValueError: The device has a kernel of the op.
+        ValueError: The device has a kernel of the op, or no such device is known.
+        TypeError: The kernel or ``arrays`` cannot be called.
     """
     op = declaration.load(name)
+    if device not in _DEVICES:
+        raise ValueError(f"register_kernel: device is {device!r}, expected one of {_DEVICES}")
+    if arrays is not None and not callable(arrays):
+        raise TypeError(f"register_kernel: arrays is {type(arrays).__name__}, expected a callable")
     slot = f"{PREFIX}{name}.{device}"
     metadata = tvm_ffi.get_global_func_metadata(PREFIX + name) or {}
     native = device == "cpu" and _MARK not in metadata
-    if native or tvm_ffi.get_global_func(slot, allow_missing=True) is not None:
-        raise ValueError(f"register_kernel: {name} has a kernel for {device}")
     count = len(op.inputs) + len(op.outputs)
 
+    def refuse_taken() -> None:
+        if device == "cuda":
+            _ffi_api.build_info()  # loads our library of it, which registers its kernels
+        if native or tvm_ffi.get_global_func(slot, allow_missing=True) is not None:
+            raise ValueError(f"register_kernel: {name} has a kernel for {device}")
+
     def register(kernel: Kernel) -> Kernel:
+        if not callable(kernel):
+            raise TypeError(
+                f"register_kernel: the kernel is {type(kernel).__name__}, expected a callable"
+            )
+        refuse_taken()
+
         def call(*given: Any) -> None:
             if arrays is None:
                 kernel(*given)
@@ -110,4 +126,5 @@ def register_kernel(
         tvm_ffi.register_global_func(slot, call)
         return kernel
 
+    refuse_taken()
     return register

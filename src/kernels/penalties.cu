@@ -23,7 +23,7 @@ __device__ void Clear(Slot* slot) { *slot = {-1, 0}; }
 
 /// `mask`: of the number of slots, a power of two.
 __device__ void Count(Slot* slots, int64_t mask, int token) {
-  // Knuth's multiplicative hashing: the high bits of the product are those of all of the token.
+  // Knuth's multiplicative hashing; the lowest bits of the product are those of the token's alone.
   int64_t at = (static_cast<uint32_t>(token) * 2654435769u >> 4) & mask;
   for (;; at = (at + 1) & mask) {
     const int there = atomicCAS(&slots[at].token, -1, token);
