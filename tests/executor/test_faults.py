@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference.device_arrays import OnDevice
 from reference.handles import Model
 from reference.serving import Answers, Executor, Gate, answer, collect, run, settled, wait_for
 
@@ -181,24 +181,6 @@ def test_fault_client_tensor_is_only_read(llm: ModuleType, executor: MakeExecuto
     fixed.flags.writeable = False
     with pytest.raises(ValueError, match="prompt_table"):
         ex.enqueue_request(request(llm, tokens=tokens, prompt_table=fixed))
-
-
-class OnDevice:
-    """An array that says it is on a GPU."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, 0
-
-    def __dlpack__(self, **_: Any) -> Any:
-        capsule = self.array.__dlpack__()
-        address = ctypes.pythonapi.PyCapsule_GetPointer
-        address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        place = address(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p)
-        ctypes.c_int32.from_address(place).value = 2  # DLTensor: data, then the device
-        return capsule
 
 
 def test_fault_client_tensor_on_the_wrong_device(llm: ModuleType, executor: MakeExecutor) -> None:
