@@ -116,9 +116,8 @@ class AttentionLauncher {
                     static_cast<unsigned>(a_.source.kv_heads), static_cast<unsigned>(a_.splits));
     call_.Launch(kernel, grid, dim3(warps * kWarp), shared_bytes, a_);
     if (a_.splits == 1) return;
-    constexpr int64_t kRows = kFoldThreads / kWarp;
-    call_.Launch(FoldPartsKernel<Q>, dim3(static_cast<unsigned>((rows() + kRows - 1) / kRows)),
-                 dim3(kFoldThreads), 0, a_.out, a_.parts, rows(), a_.head_dim, a_.scale);
+    call_.Launch(FoldPartsKernel<Q>, FoldBlocks(rows()), dim3(kFoldThreads), 0, a_.out, a_.parts,
+                 rows(), a_.head_dim, a_.scale);
   }
 
   const CudaCall& call_;

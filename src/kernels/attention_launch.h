@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "kernels/grid_launch.h"
 
 namespace mlf {
 
@@ -93,6 +94,12 @@ inline int ChooseSplits(int64_t blocks, int64_t at_once, int segments, int64_t r
   if (rows * segments * PartBytes(head_dim) > kMostScratchBytes) return 1;
   return static_cast<int>(std::min<int64_t>(segments, at_once / blocks));
 }
+
+inline constexpr int kFoldThreads = 128;  // a warp per row
+
+/// Blocks that fold the parts of rows. They take no more than theirs: kMostScratchBytes leaves rows
+/// too few for the most blocks of a grid.
+constexpr unsigned FoldBlocks(int64_t rows) { return BlocksOf(rows, kFoldThreads / 32); }
 
 /// Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, table of
 /// technical specifications).
