@@ -119,6 +119,13 @@ constexpr int MostSharedBytes(int compute_capability) {
   }
 }
 
+/// The most head_dim of a block without tensor cores: `rows` queries in float32 lie behind the
+/// `tile_bytes` of its keys and values.
+constexpr int64_t MostPlainHeadDim(int64_t shared_bytes, int64_t tile_bytes, int rows) {
+  const int64_t row_bytes = rows * int64_t{sizeof(float)};
+  return std::max<int64_t>(0, shared_bytes - tile_bytes) / row_bytes;
+}
+
 /// Blocks of `shared_bytes` each, `most` by other means, that run at once on a multiprocessor: it
 /// has 1 KiB of shared memory more than a block may have, and takes as much of it for each.
 constexpr int BlocksAtOnce(int shared_bytes, int most, int compute_capability) {

@@ -94,6 +94,19 @@ void TestSharedBytes() {
   }
 }
 
+/// A block of the most fits, and of one dimension more does not.
+void TestHeadDim() {
+  for (int64_t shared : {99 << 10, 163 << 10, 227 << 10}) {
+    for (int64_t tiles : {0, 1, 15, 16, 36000, 70000}) {
+      for (int rows : {1, 4, 16}) {
+        const int64_t most = MostPlainHeadDim(shared, tiles, rows);
+        MLF_EXPECT(tiles + rows * most * 4 <= shared && tiles + rows * (most + 1) * 4 > shared);
+      }
+    }
+  }
+  MLF_EXPECT(MostPlainHeadDim(1000, 1000, 4) == 0 && MostPlainHeadDim(1000, 1001, 4) == 0);
+}
+
 }  // namespace
 }  // namespace mlf
 
@@ -104,5 +117,6 @@ int main() {
   mlf::TestBlocksAtOnce();
   mlf::TestFold();
   mlf::TestSharedBytes();
+  mlf::TestHeadDim();
   return 0;
 }
