@@ -260,7 +260,8 @@ alone, not on the other rows or the number of threads (running maximum and sum a
 Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867).
 
 On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and cu_k are
-not checked: a bound outside the rows is moved into them.
+not checked: a bound outside the rows is moved into them. Every GPU takes a head_dim of up to 2000;
+one that its shared memory has no room for is refused (NotImplementedError).
 
 q: Queries; heads is a multiple of kv_heads.
 k: Keys.

@@ -3,6 +3,8 @@
 #pragma once
 #include <tvm/ffi/extra/c_env_api.h>
 
+#include <string>
+
 #include "kernels/attention_mma.cuh"
 #include "kernels/attention_plain.cuh"
 #include "kernels/cuda_launch.cuh"
@@ -37,8 +39,8 @@ class AttentionLauncher {
   using T = typename Source::Element;
 
   /// Beside what the kernels declare.
+  static constexpr int kDeclared = 32;
   int MostShared() const {
-    constexpr int kDeclared = 32;
     static_assert(sizeof(TileState) <= kDeclared);
     return MostSharedBytes(call_.compute_capability()) - kDeclared;
   }
@@ -66,15 +68,18 @@ class AttentionLauncher {
 
   void LaunchPlain() {
     constexpr int kFew = kPlainWarps, kMany = 4 * kPlainWarps;
-    const auto bytes = [&](int n) { return PlainShared<T>::Bytes(n, a_.head_dim); };
-    const auto most = static_cast<size_t>(MostShared());
-    if (bytes(kFew) > most) {
-      TVM_FFI_THROW(NotImplementedError)
-          << "attention on this GPU takes a head_dim of at most "
-          << (most - sizeof(PlainShared<T>)) / (kFew * sizeof(float)) << ", got " << a_.head_dim;
+    constexpr int kDocumented = 2000;  // of every GPU
+    static_assert(MostPlainHeadDim(MostSharedBytes(0) - kDeclared, sizeof(PlainShared<T>), kFew) >=
+                  kDocumented);
+    const auto most_dim = [&](int rows) {
+      return MostPlainHeadDim(MostShared(), sizeof(PlainShared<T>), rows);
+    };
+    if (a_.head_dim > most_dim(kFew)) {
+      call_.Refuse("head_dim is " + std::to_string(a_.head_dim) + ", expected at most " +
+                   std::to_string(most_dim(kFew)) + " on this GPU");
     }
-    Cut(kFew, bytes(kMany) > most ? kFew : kMany);
-    const size_t shared = bytes(a_.tiles.rows);
+    Cut(kFew, a_.head_dim > most_dim(kMany) ? kFew : kMany);
+    const size_t shared = PlainShared<T>::Bytes(a_.tiles.rows, a_.head_dim);
     if (a_.tiles.rows == kFew) {
       Run(PlainAttentionKernel<Q, Source, 1>, kPlainWarps, kPlainBlocks, shared);
     } else {
@@ -116,9 +121,8 @@ class AttentionLauncher {
                     static_cast<unsigned>(a_.source.kv_heads), static_cast<unsigned>(a_.splits));
     call_.Launch(kernel, grid, dim3(warps * kWarp), shared_bytes, a_);
     if (a_.splits == 1) return;
-    constexpr int64_t kRows = kFoldThreads / kWarp;
-    call_.Launch(FoldPartsKernel<Q>, dim3(static_cast<unsigned>((rows() + kRows - 1) / kRows)),
-                 dim3(kFoldThreads), 0, a_.out, a_.parts, rows(), a_.head_dim, a_.scale);
+    call_.Launch(FoldPartsKernel<Q>, FoldBlocks(rows()), dim3(kFoldThreads), 0, a_.out, a_.parts,
+                 rows(), a_.head_dim, a_.scale);
   }
 
   const CudaCall& call_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "kernels/grid_launch.h"
 
 namespace mlf {
 
@@ -94,6 +95,12 @@ inline int ChooseSplits(int64_t blocks, int64_t at_once, int segments, int64_t r
   return static_cast<int>(std::min<int64_t>(segments, at_once / blocks));
 }
 
+inline constexpr int kFoldThreads = 128;  // a warp per row
+
+/// Blocks that fold the parts of rows. They take no more than theirs: kMostScratchBytes leaves rows
+/// too few for the most blocks of a grid.
+constexpr unsigned FoldBlocks(int64_t rows) { return BlocksOf(rows, kFoldThreads / 32); }
+
 /// Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, table of
 /// technical specifications).
 constexpr int MostSharedBytes(int compute_capability) {
@@ -110,6 +117,13 @@ constexpr int MostSharedBytes(int compute_capability) {
     default:
       return 99 * 1024;
   }
+}
+
+/// The most head_dim of a block without tensor cores: `rows` queries in float32 lie behind the
+/// `tile_bytes` of its keys and values.
+constexpr int64_t MostPlainHeadDim(int64_t shared_bytes, int64_t tile_bytes, int rows) {
+  const int64_t row_bytes = rows * int64_t{sizeof(float)};
+  return std::max<int64_t>(0, shared_bytes - tile_bytes) / row_bytes;
 }
 
 /// Blocks of `shared_bytes` each, `most` by other means, that run at once on a multiprocessor: it

@@ -225,8 +225,7 @@ __device__ __forceinline__ void ClearParts(const AttentionArguments<Q, Source>& 
 
 // ---- the sum of the parts -----------------------------------------------------------------------
 
-inline constexpr int kFoldThreads = 128;  // a warp per row
-inline constexpr int kFoldAtOnce = 4;     // parts whose loads are under way together
+inline constexpr int kFoldAtOnce = 4;  // parts whose loads are under way together
 
 /// One warp adds up the parts of a row, in order, for the dimensions [dim, dim + 4) of each lane.
 template <typename Q>

@@ -93,7 +93,22 @@ class CudaCall {
 
   /// Throws RuntimeError with the op, its tensors and the reason.
   void Fail(const std::string& reason) const {
+    TVM_FFI_THROW(RuntimeError) << Described() << ": " << reason;
+  }
+
+  /// Throws NotImplementedError with the same: what the op takes, but not on this device.
+  void Refuse(const std::string& reason) const {
+    TVM_FFI_THROW(NotImplementedError) << Described() << ": " << reason;
+  }
+
+ private:
+  static constexpr size_t kSharedBytesOfAnyKernel = 48 * 1024;  // above it a kernel must ask
+  static constexpr int kCachedDevices = 64;
+
+  /// The op and its tensors.
+  std::string Described() const {
     std::ostringstream os;
+    os << kernel_ << ".cuda: ";
     const char* separator = "";
     for (const Argument& a : arguments_) {
       if (a.tensor.data_ptr() == nullptr) continue;
@@ -101,12 +116,8 @@ class CudaCall {
          << DtypeName(a.tensor.dtype());
       separator = ", ";
     }
-    TVM_FFI_THROW(RuntimeError) << kernel_ << ".cuda: " << os.str() << ": " << reason;
+    return os.str();
   }
-
- private:
-  static constexpr size_t kSharedBytesOfAnyKernel = 48 * 1024;  // above it a kernel must ask
-  static constexpr int kCachedDevices = 64;
 
   /// The device of all tensors.
   DLDevice CheckedDevice() const {

@@ -1,14 +1,14 @@
 // Writing to the pages of a KV cache on CUDA. Counterparts: attention.h (the slots), kv_append.cc.
 #include "kernels/attention.h"
-#include "kernels/cuda_elements_launch.h"
 #include "kernels/cuda_launch.cuh"
 #include "kernels/cuda_vector.cuh"
+#include "kernels/kv_append_launch.h"
 
 namespace mlf {
 namespace {
 
-constexpr int kTokens = kWarp;  // of a block: a lane each, so that a page's entries are neighbours
-static_assert(kPageSize == kTokens);
+constexpr int kTokens = kAppendTokens;  // a lane each, so that a page's entries are neighbours
+static_assert(kPageSize == kTokens && kWarp == kTokens);
 constexpr int kAppendBlocks = 5;  // at once; at 8, which the compiler would aim at, it spills
 
 /// Elements that go at once: 16 bytes of the wider type.
@@ -86,8 +86,7 @@ void KvAppendCuda(TensorView k_pages, TensorView v_pages, TensorView k, TensorVi
       "kv_append",
       {{"k_pages", k_pages}, {"v_pages", v_pages}, {"k", k}, {"v", v}, {"slots", slots}});
   const int64_t tokens = k.size(0), heads = k.size(1), dim = k.size(2);
-  const dim3 grid(BlocksOf(tokens, kTokens),
-                  static_cast<unsigned>(std::min<int64_t>(heads, 65535)));
+  const dim3 grid(AppendBlocks(tokens), AppendHeadBlocks(heads));
   DispatchFloat(k_pages.dtype(), [&]<typename T>() {
     const Pages<T> pages{Data<T>(k_pages), Data<T>(v_pages), k_pages.size(0) * kPageSize, heads,
                          dim};
@@ -136,9 +135,9 @@ void KvRotateCuda(TensorView k_pages, TensorView entries, TensorView cos_sin, bo
                       {{"k_pages", k_pages}, {"entries", entries}, {"cos_sin", cos_sin}});
   DispatchFloat(k_pages.dtype(), [&]<typename T>() {
     const Pages<T> pages{Data<T>(k_pages), nullptr, k_pages.size(0) * kPageSize, heads, dim};
-    call.Launch(KvRotateKernel<T>, BlocksOf(count * heads, kElementThreads / kWarp),
-                kElementThreads, 0, pages, Data<const int64_t>(entries), count,
-                Data<const float>(cos_sin), static_cast<int>(cos_sin.size(2)), interleaved);
+    call.Launch(KvRotateKernel<T>, RotateBlocks(count, heads), kElementThreads, 0, pages,
+                Data<const int64_t>(entries), count, Data<const float>(cos_sin),
+                static_cast<int>(cos_sin.size(2)), interleaved);
   });
 }
 
@@ -160,8 +159,8 @@ void KvCopyPageCuda(TensorView k_pages, TensorView v_pages, int64_t src, int64_t
   const int64_t bytes = k_pages.numel() / k_pages.size(0) * DtypeBytes(k_pages.dtype());
   const auto launch = [&]<typename Word>(Word* k, Word* v) {
     const int64_t count = bytes / static_cast<int64_t>(sizeof(Word));
-    call.Launch(CopyPageKernel<Word>, dim3(BlocksOf(count, kElementThreads), 2), kElementThreads, 0,
-                k, v, src, dst, count);
+    call.Launch(CopyPageKernel<Word>, dim3(CopyPageBlocks(count), 2), kElementThreads, 0, k, v, src,
+                dst, count);
   };
   // A page is 32 entries, which any dtype fills to 16 bytes.
   if (IsVectorAligned(Data<void>(k_pages)) && IsVectorAligned(Data<void>(v_pages))) {

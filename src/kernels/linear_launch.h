@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/grid_launch.h"
 #include "quant/format_list.h"
 
 namespace mlf::cuda_linear {
@@ -155,8 +156,6 @@ MLF_HOST_DEVICE constexpr TileAt TileOfBlock(int64_t block, int64_t token_tiles,
 inline constexpr int kFloatWarps = 4;       // of a block
 inline constexpr int kFloatRows = 2;        // of the weight, of a warp
 inline constexpr int64_t kFloatTokens = 8;  // more go to cuBLASLt, where it takes their types
-
-inline constexpr int64_t kMaxGridY = 65535;
 
 /// Tokens that a warp of the float kernel takes at once: as many as there are sizes of it.
 constexpr int FloatTokensAtOnce(int64_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }

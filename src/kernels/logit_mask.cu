@@ -1,14 +1,10 @@
 // Token bitmasks over rows of logits on CUDA. Counterparts: logit_mask.h, logit_mask.cc (the ops,
 // which find these kernels by their registered names), logit_mask_rows.cuh.
-#include <algorithm>
-
 #include "kernels/cuda_scratch.cuh"
 #include "kernels/logit_mask_rows.cuh"
 
 namespace mlf {
 namespace {
-
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
 
 template <typename T>
 struct MaskTask {
@@ -148,17 +144,14 @@ void Run(const CudaCall& call, MaskTask<T> task) {
   task.looked = scratch.At<unsigned>(looked);
   task.ticket = scratch.At<unsigned long long>(ticket);
   if (task.rows * task.n * static_cast<int64_t>(sizeof(T)) <= kMaskInterleavedBytes) {
-    const auto grid = static_cast<unsigned>(std::min(kMaxGrid, items));
+    const unsigned grid = BlocksOf(items);
     call.Launch(LookKernel<T>, grid, kMaskThreads, 0, task, items);
     call.Launch(WriteKernel<T>, grid, kMaskThreads, 0, task, items);
     return;
   }
-  const int64_t blocks =
-      std::min<int64_t>(2 * items, int64_t{call.multiprocessors()} * kMaskBlocksPerMultiprocessor);
-  call.Launch(ResetKernel<T>,
-              static_cast<unsigned>(std::min<int64_t>(blocks, task.rows / kMaskThreads + 1)),
-              kMaskThreads, 0, task);
-  call.Launch(InterleavedKernel<T>, static_cast<unsigned>(blocks), kMaskThreads, 0, task, items,
+  const unsigned blocks = MaskInterleavedBlocks(items, call.multiprocessors());
+  call.Launch(ResetKernel<T>, MaskResetBlocks(task.rows), kMaskThreads, 0, task);
+  call.Launch(InterleavedKernel<T>, blocks, kMaskThreads, 0, task, items,
               MaskLag(items, task.chunks, blocks));
 }
 
@@ -241,8 +234,8 @@ void ApplyTokenBitmaskCuda(TensorView logits, TensorView bitmask,
   DispatchFloat(logits.dtype(), [&]<typename T>() {
     const int64_t n = logits.size(1), chunks = MaskChunks(n, MaskChunk<T>::kElements),
                   items = logits.size(0) * chunks;
-    call.Launch(ApplyBitmaskKernel<T>, static_cast<unsigned>(std::min(kMaxGrid, items)),
-                kMaskThreads, 0, Data<T>(logits), items, n, chunks, masks);
+    call.Launch(ApplyBitmaskKernel<T>, BlocksOf(items), kMaskThreads, 0, Data<T>(logits), items, n,
+                chunks, masks);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "kernels/grid_launch.h"
 
 namespace mlf {
 
@@ -18,6 +19,17 @@ inline constexpr int64_t kMaskInterleavedBytes = int64_t{12} << 20;
 /// Chunks of a row of n elements; one for an empty row, which has a status too.
 constexpr int64_t MaskChunks(int64_t n, int64_t chunk) {
   return std::max<int64_t>(1, (n + chunk - 1) / chunk);
+}
+
+/// Blocks that look and write in one launch: as many as run at once, or a step each.
+constexpr unsigned MaskInterleavedBlocks(int64_t items, int multiprocessors) {
+  const int64_t at_once = int64_t{multiprocessors} * kMaskBlocksPerMultiprocessor;
+  return static_cast<unsigned>(std::min(at_once, 2 * items));
+}
+
+/// Blocks that clear what such a launch counts: a thread to a row, and to its ticket.
+constexpr unsigned MaskResetBlocks(int64_t rows) {
+  return std::max(1u, BlocksOf(rows, kMaskThreads));
 }
 
 /// One chunk to look at or to write. Items are numbered by row, then by chunk.

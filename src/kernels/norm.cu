@@ -1,18 +1,11 @@
 // Normalisation on CUDA. Counterparts: norm.h, norm.cc (the ops, which find these kernels by their
 // registered names).
-#include <algorithm>
-
 #include "kernels/cuda_launch.cuh"
 #include "kernels/cuda_vector.cuh"
+#include "kernels/norm_launch.h"
 
 namespace mlf {
 namespace {
-
-// A row stays in registers from its sum to its scaling: threads * kHeld vectors, 16 KiB per row at
-// 256 threads; what is longer is read again.
-constexpr int kHeld = 4;
-constexpr int kBlockThreads = 256;
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
 
 /// kThreads threads share a row: a whole block, or one warp of it.
 template <int kThreads>
@@ -41,7 +34,7 @@ class RowPart {
   /// Reads what is held: all of a row that is not long, all accesses at once.
   __device__ void Load(const Vector* row) {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
+    for (int i = 0; i < kNormHeld; ++i) {
       if (At(i) < n_) held_[i] = LoadVector(row + At(i));
     }
   }
@@ -49,7 +42,7 @@ class RowPart {
   /// Adds what `other` holds, rounded to T.
   __device__ void Add(const RowPart& other) {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
+    for (int i = 0; i < kNormHeld; ++i) {
       if (At(i) < n_) held_[i] = Added(held_[i], other.held_[i]);
     }
   }
@@ -58,7 +51,7 @@ class RowPart {
   template <typename Fn>
   __device__ void ForHeld(Fn fn) const {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
+    for (int i = 0; i < kNormHeld; ++i) {
       if (At(i) < n_) fn(held_[i], At(i));
     }
   }
@@ -67,7 +60,7 @@ class RowPart {
   template <typename Fn>
   __device__ void ForRest(Fn fn) const {
 #pragma unroll 1
-    for (int64_t at = At(kHeld); at < n_; at += kThreads) fn(at);
+    for (int64_t at = At(kNormHeld); at < n_; at += kThreads) fn(at);
   }
 
   /// Calls fn(vector, index) for all; the rest comes from `row`.
@@ -80,7 +73,7 @@ class RowPart {
  private:
   __device__ int64_t At(int i) const { return first_ + i * kThreads; }
 
-  Vector held_[kHeld];
+  Vector held_[kNormHeld];
   int64_t n_;
   int first_;
 };
@@ -217,8 +210,8 @@ struct LayerNorm {
 // ---- launches -----------------------------------------------------------------------------------
 
 template <typename Norm, int kThreads>
-__global__ void __launch_bounds__(kBlockThreads) NormKernel(Norm norm, int64_t rows, int64_t n) {
-  constexpr int kRows = kBlockThreads / kThreads;
+__global__ void __launch_bounds__(kNormThreads) NormKernel(Norm norm, int64_t rows, int64_t n) {
+  constexpr int kRows = kNormThreads / kThreads;
   const int64_t stride = int64_t{gridDim.x} * kRows;
   for (int64_t r = int64_t{blockIdx.x} * kRows + threadIdx.x / kThreads; r < rows; r += stride)
     norm.template Row<kThreads>(r * n, n);
@@ -227,15 +220,9 @@ __global__ void __launch_bounds__(kBlockThreads) NormKernel(Norm norm, int64_t r
 /// One launch over rows of n vectors.
 template <typename Norm>
 void Launch(const CudaCall& call, const Norm& norm, int64_t rows, int64_t n) {
-  const auto launch = [&](auto kernel, int64_t rows_per_block) {
-    const int64_t blocks = std::min(kMaxGrid, (rows + rows_per_block - 1) / rows_per_block);
-    call.Launch(kernel, static_cast<unsigned>(blocks), kBlockThreads, 0, norm, rows, n);
-  };
-  if (n <= kWarp * kHeld) {
-    launch(NormKernel<Norm, kWarp>, kBlockThreads / kWarp);
-  } else {
-    launch(NormKernel<Norm, kBlockThreads>, 1);
-  }
+  const auto kernel =
+      NormThreadsOfRow(n) == kWarp ? NormKernel<Norm, kWarp> : NormKernel<Norm, kNormThreads>;
+  call.Launch(kernel, NormBlocks(rows, n), kNormThreads, 0, norm, rows, n);
 }
 
 /// Norm over the rows of x, in vectors of 16 bytes where all views permit; `views` are the pointers

@@ -143,7 +143,8 @@ arXiv:2309.06180; one pass over them with running maximum and sum is Milakov and
 arXiv:1805.02867. IndexError where a row or a page lies outside its table.
 
 On CUDA the weights of 16-bit pages are rounded to their dtype where q has it too, and the values in
-tables are not checked: a row or page that is not there holds nothing.
+tables are not checked: a row or page that is not there holds nothing. Every GPU takes a head_dim of
+up to 2000; one that its shared memory has no room for is refused (NotImplementedError).
 
 q: Queries, one row per token; heads is a multiple of kv_heads.
 k_pages: Keys of each page, transposed, as kv_append writes them.

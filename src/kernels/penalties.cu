@@ -4,6 +4,7 @@
 
 #include "kernels/cuda_row.cuh"
 #include "kernels/cuda_scratch.cuh"
+#include "kernels/grid_launch.h"
 #include "kernels/penalties.h"
 #include "kernels/penalties_launch.h"
 
@@ -11,7 +12,6 @@ namespace mlf {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
 
 /// A place of an open hash table (Knuth, TAOCP 3, 6.4, algorithm L). Which token has which slot
 /// depends on who came first, but not what it counts.
@@ -101,16 +101,15 @@ __global__ void __launch_bounds__(kThreads) PenalizeKernel(PenaltyTask<T> task, 
 template <typename T>
 void Run(const CudaCall& call, const PenaltyTask<T>& task) {
   if (task.n <= kSharedSeen) {
-    call.Launch(PenalizeRowsKernel<T>, static_cast<unsigned>(std::min(kMaxGrid, task.rows)),
-                kThreads, task.slots * sizeof(Slot), task);
+    call.Launch(PenalizeRowsKernel<T>, BlocksOf(task.rows), kThreads, task.slots * sizeof(Slot),
+                task);
     return;
   }
   ScratchPlan plan;
   const int64_t at = plan.Add<Slot>(task.rows * task.slots);
   const CudaScratch scratch(call, plan);
   const auto launch = [&](auto kernel, int64_t count) {
-    const int64_t blocks = std::min(kMaxGrid, (count + kThreads - 1) / kThreads);
-    call.Launch(kernel, static_cast<unsigned>(blocks), kThreads, 0, task, scratch.At<Slot>(at));
+    call.Launch(kernel, BlocksOf(count, kThreads), kThreads, 0, task, scratch.At<Slot>(at));
   };
   launch(ClearKernel<T>, task.rows * task.slots);
   launch(CountKernel<T>, task.rows * task.n);

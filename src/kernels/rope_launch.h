@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/grid_launch.h"
+
 namespace mlf {
 
 /// How frequencies are scaled (rope.h, RopeFn).
@@ -29,8 +31,6 @@ inline constexpr int kRopePairs = 256;  // of a launch: their turns are 2 KiB of
 inline constexpr int kRopeThreads = 256;
 
 /// A block to a token.
-constexpr unsigned RopeBlocks(int64_t tokens) {
-  return static_cast<unsigned>(std::min(int64_t{1} << 30, tokens));
-}
+constexpr unsigned RopeBlocks(int64_t tokens) { return BlocksOf(tokens); }
 
 }  // namespace mlf

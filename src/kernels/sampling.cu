@@ -11,8 +11,6 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
-
 struct CudaSampleOptions {
   float uniform, temperature, top_p, min_p;
   int32_t top_k;
@@ -140,8 +138,6 @@ __global__ void __launch_bounds__(kChoiceThreads, 1) DrawKernel(SampleTask<T> ta
   }
 }
 
-unsigned Grid(int64_t items) { return static_cast<unsigned>(std::min(kMaxGrid, items)); }
-
 template <typename T>
 void Run(const CudaCall& call, SampleTask<T> task) {
   const int64_t chunks = task.rows * SurveyChunks(task.n);
@@ -151,9 +147,9 @@ void Run(const CudaCall& call, SampleTask<T> task) {
   const CudaScratch scratch(call, plan);
   task.peaks = scratch.At<float>(peaks);
   task.masses = scratch.At<ChunkMass>(masses);
-  call.Launch(SurveyKernel<T>, Grid(chunks), kSurveyThreads, 0, task.logits, task.rows, task.n,
+  call.Launch(SurveyKernel<T>, BlocksOf(chunks), kSurveyThreads, 0, task.logits, task.rows, task.n,
               task.temperature, task.peaks, task.masses);
-  call.Launch(DrawKernel<T>, Grid(task.rows), kChoiceThreads, 0, task);
+  call.Launch(DrawKernel<T>, BlocksOf(task.rows), kChoiceThreads, 0, task);
 }
 
 /// The slot `my_llm_ffi.sample.cuda`.

@@ -12,8 +12,7 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
-constexpr int kInFlight = 4;                    // vectors that a thread asks for at once
+constexpr int kInFlight = 4;  // vectors that a thread asks for at once
 
 template <typename T>
 using ArgmaxChunk = RowChunk<T, kArgmaxThreads, kInFlight>;
@@ -97,16 +96,14 @@ void Run(const CudaCall& call, int32_t* ids, const T* x, int64_t rows, int64_t n
   const int64_t splits =
       CudaScratch::IsOffered() ? ArgmaxSplits(rows, n, call.multiprocessors()) : 1;
   if (splits == 1) {  // the same answer
-    call.Launch(ArgmaxKernel<T>, static_cast<unsigned>(std::min(kMaxGrid, rows)), kArgmaxThreads, 0,
-                ids, x, rows, n);
+    call.Launch(ArgmaxKernel<T>, BlocksOf(rows), kArgmaxThreads, 0, ids, x, rows, n);
     return;
   }
   ScratchPlan plan;
   const int64_t at = plan.Add<uint64_t>(rows * splits);
   const CudaScratch scratch(call, plan);
   auto* ranks = scratch.At<uint64_t>(at);
-  const int64_t chunk = ArgmaxChunk<T>::kElements,
-                piece = ((n + splits - 1) / splits + chunk - 1) / chunk * chunk;
+  const int64_t piece = ArgmaxPiece(n, splits, ArgmaxChunk<T>::kElements);
   call.Launch(ArgmaxPiecesKernel<T>, static_cast<unsigned>(rows * splits), kArgmaxThreads, 0, ranks,
               x, n, splits, piece);
   call.Launch(ArgmaxOfPiecesKernel<T>, static_cast<unsigned>(rows), kArgmaxThreads, 0, ids, ranks,

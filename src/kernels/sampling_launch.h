@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/half.h"
+#include "kernels/grid_launch.h"
 
 namespace mlf {
 
@@ -55,7 +56,20 @@ constexpr int64_t ArgmaxSplits(int64_t rows, int64_t n, int64_t multiprocessors)
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, pieces));
 }
 
+/// Elements of each of them, in whole chunks; the last may be left with none.
+constexpr int64_t ArgmaxPiece(int64_t n, int64_t splits, int64_t chunk) {
+  return ((n + splits - 1) / splits + chunk - 1) / chunk * chunk;
+}
+
 // ---- top_k of many ------------------------------------------------------------------------------
+
+/// Blocks that sort kSortedPlaces of a row's k elements each.
+constexpr unsigned SortedTileBlocks(int64_t rows, int64_t k) {
+  return BlocksOf(rows * ((k + kSortedPlaces - 1) / kSortedPlaces));
+}
+
+/// Blocks that merge or put away so many elements, of all rows, a thread each.
+constexpr unsigned PlaceBlocks(int64_t elements) { return BlocksOf(elements, kChoiceThreads); }
 
 /// Passes that merge k sorted elements, in tiles of kSortedPlaces at first, into one run.
 constexpr int MergePasses(int64_t k) {

@@ -10,7 +10,6 @@
 namespace mlf {
 namespace {
 
-constexpr int64_t kMaxGrid = int64_t{1} << 30;  // below CUDA's 2^31 - 1; blocks loop over the rest
 constexpr int kSmallThreads = 128;
 
 template <typename T>
@@ -166,44 +165,43 @@ __global__ void __launch_bounds__(kChoiceThreads)
   }
 }
 
-unsigned Grid(int64_t items) { return static_cast<unsigned>(std::min(kMaxGrid, items)); }
-
 template <typename T>
 void Survey(const CudaCall& call, const TopKTask<T>& task, float* peaks) {
-  call.Launch(SurveyKernel<T>, Grid(task.rows * SurveyChunks(task.n)), kSurveyThreads, 0, task.x,
-              task.rows, task.n, CudaRowParameter<float>(ffi::Optional<TensorView>(), 1), peaks,
-              static_cast<ChunkMass*>(nullptr));
+  call.Launch(SurveyKernel<T>, BlocksOf(task.rows * SurveyChunks(task.n)), kSurveyThreads, 0,
+              task.x, task.rows, task.n, CudaRowParameter<float>(ffi::Optional<TensorView>(), 1),
+              peaks, static_cast<ChunkMass*>(nullptr));
 }
 
 template <typename T>
 void RunMany(const CudaCall& call, TopKTask<T> task) {
   ScratchPlan plan;
-  const int64_t total = task.rows * task.k, blocks = (total + kChoiceThreads - 1) / kChoiceThreads,
-                tiles = task.rows * ((task.k + kSortedPlaces - 1) / kSortedPlaces),
+  const int64_t total = task.rows * task.k,
                 peaks = plan.Add<float>(task.rows * SurveyGroups(task.n)),
                 last = plan.Add<uint64_t>(task.rows), found = plan.Add<unsigned>(task.rows),
                 ranks = plan.Add<uint64_t>(total), merged = plan.Add<uint64_t>(total);
   const CudaScratch scratch(call, plan);
   task.peaks = scratch.At<float>(peaks);
+  const unsigned blocks = PlaceBlocks(total);
   auto *from = scratch.At<uint64_t>(ranks), *to = scratch.At<uint64_t>(merged);
   Survey(call, task, scratch.At<float>(peaks));
-  call.Launch(LastRankKernel<T>, Grid(task.rows), kChoiceThreads, 0, task,
+  call.Launch(LastRankKernel<T>, BlocksOf(task.rows), kChoiceThreads, 0, task,
               scratch.At<uint64_t>(last), scratch.At<unsigned>(found));
-  call.Launch(GatherKernel<T>, Grid(task.rows * SurveyChunks(task.n)), kSurveyThreads, 0, task,
+  call.Launch(GatherKernel<T>, BlocksOf(task.rows * SurveyChunks(task.n)), kSurveyThreads, 0, task,
               scratch.At<uint64_t>(last), scratch.At<unsigned>(found), from);
-  call.Launch(SortTilesKernel, Grid(tiles), kChoiceThreads, 0, from, task.rows, task.k);
+  call.Launch(SortTilesKernel, SortedTileBlocks(task.rows, task.k), kChoiceThreads, 0, from,
+              task.rows, task.k);
   for (int pass = 0; pass < MergePasses(task.k); ++pass) {
-    call.Launch(MergeKernel, Grid(blocks), kChoiceThreads, 0, to, from, task.rows, task.k,
+    call.Launch(MergeKernel, blocks, kChoiceThreads, 0, to, from, task.rows, task.k,
                 int64_t{kSortedPlaces} << pass);
     std::swap(from, to);
   }
-  call.Launch(PutKernel<T>, Grid(blocks), kChoiceThreads, 0, task, from);
+  call.Launch(PutKernel<T>, blocks, kChoiceThreads, 0, task, from);
 }
 
 template <typename T>
 void Run(const CudaCall& call, TopKTask<T> task) {
   if (task.n <= kSortedRow) {
-    call.Launch(TopKOfSmallKernel<T>, Grid(task.rows), kSmallThreads, 0, task);
+    call.Launch(TopKOfSmallKernel<T>, BlocksOf(task.rows), kSmallThreads, 0, task);
     return;
   }
   if (task.k > kMaxPrefix) return RunMany(call, task);
@@ -212,7 +210,7 @@ void Run(const CudaCall& call, TopKTask<T> task) {
   const CudaScratch scratch(call, plan);
   task.peaks = scratch.At<float>(peaks);
   Survey(call, task, scratch.At<float>(peaks));
-  call.Launch(TopKKernel<T>, Grid(task.rows), kChoiceThreads, 0, task);
+  call.Launch(TopKKernel<T>, BlocksOf(task.rows), kChoiceThreads, 0, task);
 }
 
 /// The slot `my_llm_ffi.top_k.cuda`.

@@ -77,6 +77,36 @@ void TestBlocksAtOnce() {
   MLF_EXPECT(BlocksAtOnce(10 << 10, 8, 90) == 8 && BlocksAtOnce(227 << 10, 2, 90) == 1);
 }
 
+void TestFold() {
+  MLF_EXPECT(FoldBlocks(0) == 0 && FoldBlocks(1) == 1 && FoldBlocks(3) == 1 && FoldBlocks(4) == 1);
+  MLF_EXPECT(FoldBlocks(5) == 2 && FoldBlocks(int64_t{1} << 33) == kMaxGrid);
+  constexpr int64_t kMostRows = kMostScratchBytes / PartBytes(1);
+  MLF_EXPECT(int64_t{FoldBlocks(kMostRows)} * kFoldThreads / 32 >= kMostRows);
+}
+
+void TestSharedBytes() {
+  for (int capability : {80, 87}) MLF_EXPECT(MostSharedBytes(capability) == 163 << 10);
+  for (int capability : {90, 100, 101, 103, 110}) {
+    MLF_EXPECT(MostSharedBytes(capability) == 227 << 10);
+  }
+  for (int capability : {86, 89, 120, 121, 999}) {  // what is not known has the least
+    MLF_EXPECT(MostSharedBytes(capability) == 99 << 10);
+  }
+}
+
+/// A block of the most fits, and of one dimension more does not.
+void TestHeadDim() {
+  for (int64_t shared : {99 << 10, 163 << 10, 227 << 10}) {
+    for (int64_t tiles : {0, 1, 15, 16, 36000, 70000}) {
+      for (int rows : {1, 4, 16}) {
+        const int64_t most = MostPlainHeadDim(shared, tiles, rows);
+        MLF_EXPECT(tiles + rows * most * 4 <= shared && tiles + rows * (most + 1) * 4 > shared);
+      }
+    }
+  }
+  MLF_EXPECT(MostPlainHeadDim(1000, 1000, 4) == 0 && MostPlainHeadDim(1000, 1001, 4) == 0);
+}
+
 }  // namespace
 }  // namespace mlf
 
@@ -85,5 +115,8 @@ int main() {
   mlf::TestTiles();
   mlf::TestSplits();
   mlf::TestBlocksAtOnce();
+  mlf::TestFold();
+  mlf::TestSharedBytes();
+  mlf::TestHeadDim();
   return 0;
 }

@@ -88,7 +88,7 @@ void TestExtremes(const Case& c) {
 
 void TestGrids() {
   static_assert(BlocksOf(0, 8) == 0 && BlocksOf(1, 8) == 1 && BlocksOf(8, 8) == 1);
-  static_assert(BlocksOf(9, 8) == 2 && BlocksOf(int64_t{1} << 62, 1) == kMaxBlocks);
+  static_assert(BlocksOf(9, 8) == 2 && BlocksOf(int64_t{1} << 62, 1) == kMaxGrid);
   static_assert(ElementBlocks(8 * 512, 8) == 1 && ElementBlocks(8 * 512 + 1, 8) == 2);
   static_assert(ElementBlocks(3, 8) == 1);  // whose tail is no vector
 }

@@ -195,6 +195,14 @@ void TestPackedSequences() {
       "ValueError", "cu_q has shape [1]");
 }
 
+/// A query that shared memory cannot hold.
+template <typename T>
+void TestTooLong() {
+  const Sequence<T> x(1, 2, 2, 1, 9000, 71);
+  MLF_EXPECT_THROWS(x.Run(), "NotImplementedError", "attention.cuda: q [1, 2, 9000] ");
+  MLF_EXPECT_THROWS(x.Run(), "NotImplementedError", ": head_dim is 9000, expected at most ");
+}
+
 /// The output may be the query; memory need not be aligned.
 template <typename T>
 void TestViews() {
@@ -227,6 +235,7 @@ void TestAll() {
   }
   TestPackedSequences<T>();
   TestViews<T>();
+  TestTooLong<T>();
 }
 
 }  // namespace

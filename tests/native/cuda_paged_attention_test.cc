@@ -362,6 +362,15 @@ void TestNarrowPages() {  // float queries over narrow pages, and the like, are 
   TestInvariance<Q, T>(4, 2, 24);
 }
 
+/// A query that shared memory cannot hold.
+template <typename T>
+void TestTooLong() {
+  const Cache<T> c(1, 2, 1, 9000, 81);
+  const auto x = MakeQueries<T>(1, 2, 9000, 0, 1, 82);
+  MLF_EXPECT_THROWS(Run(c, x), "NotImplementedError", "paged_attention.cuda: q [1, 2, 9000] ");
+  MLF_EXPECT_THROWS(Run(c, x), "NotImplementedError", ": head_dim is 9000, expected at most ");
+}
+
 template <typename T>
 void TestAll() {
   TestReference<T, T>();
@@ -376,6 +385,7 @@ void TestAll() {
   TestInvariance<T, T>(4, 1, 64);
   TestInvariance<T, T>(6, 3, 24);
   TestInvariance<T, T>(2, 2, 160);
+  TestTooLong<T>();
 }
 
 }  // namespace
