@@ -20,7 +20,7 @@ from . import machine as machines
 def stems() -> list[str]:
     """What can be named; files for other devices and peers are programs of their own."""
     files = sorted(Path(__file__).parent.glob("bench_*.py"))
-    return [f.stem[len("bench_") :] for f in files if not f.stem.endswith("_cuda")]
+    return [f.stem[len("bench_") :] for f in files if not f.stem.endswith(("_cuda", "_jax"))]
 
 
 def print_header(header: list[str], *, markdown: bool) -> None:

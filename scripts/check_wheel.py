@@ -33,6 +33,15 @@ def output_of(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def check_contents(wheel: Path) -> list[str]:
+    """Problems of the other files inside: the package alone belongs into a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        strangers = [
+            n for n in archive.namelist() if not n.startswith(("my_llm_ffi/", "my_llm_ffi-"))
+        ]
+    return [f"holds {', '.join(strangers)}"] if strangers else []
+
+
 def check_libraries(wheel: Path, with_cuda: bool) -> list[str]:
     """Problems of the shared libraries inside."""
     problems = []
@@ -67,7 +76,7 @@ def main() -> int:
     parser.add_argument("--with-cuda", action="store_true")
     args = parser.parse_args()
     minor, size = glibc_minor(args.wheel), args.wheel.stat().st_size
-    problems = check_libraries(args.wheel, args.with_cuda)
+    problems = check_contents(args.wheel) + check_libraries(args.wheel, args.with_cuda)
     if minor > args.max_glibc_minor:
         problems.append(f"needs glibc 2.{minor}, at most 2.{args.max_glibc_minor} is allowed")
     if args.max_bytes and size >= args.max_bytes:

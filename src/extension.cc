@@ -140,22 +140,37 @@ int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_
   return total;
 }
 
+/// Names of the parameters and what a function does, for those who ask the registry.
+refl::Metadata Doc(const char* text) { return refl::Metadata{{"doc", ffi::String(text)}}; }
+
 TVM_FFI_STATIC_INIT_BLOCK() {
   FunctionDef()
-      .def("my_llm_ffi.version", [] { return ffi::String(MLF_VERSION); })
-      .def("my_llm_ffi.build_info", BuildInfo)
-      .def("my_llm_ffi.add_one", AddOne)
-      .def("my_llm_ffi.raise_error", RaiseError)
-      .def("my_llm_ffi.join_strings", JoinStrings)
-      .def("my_llm_ffi.swap_pair", SwapPair)
-      .def("my_llm_ffi.invert_dict", InvertDict)
-      .def("my_llm_ffi.call_with", CallWith)
-      .def("my_llm_ffi.call_from_threads", CallFromThreads);
+      .def(
+          "my_llm_ffi.version", [] { return ffi::String(MLF_VERSION); },
+          Doc("(): The version of the library."))
+      .def("my_llm_ffi.build_info", BuildInfo,
+           Doc("(): Version, CPU level in use and available, CUDA, compiler, tvm-ffi: by "
+               "name."))
+      .def("my_llm_ffi.add_one", AddOne,
+           Doc("(x, y): y = x + 1 over float32 vectors on the CPU; y may be x itself."))
+      .def("my_llm_ffi.raise_error", RaiseError,
+           Doc("(kind, message): Throws an error of any kind."))
+      .def("my_llm_ffi.join_strings", JoinStrings,
+           Doc("(parts, separator): The parts with the separator between them."))
+      .def("my_llm_ffi.swap_pair", SwapPair, Doc("(pair): The pair with its ends swapped."))
+      .def("my_llm_ffi.invert_dict", InvertDict,
+           Doc("(mapping): Names by number from numbers by name; ValueError where a number "
+               "occurs twice."))
+      .def("my_llm_ffi.call_with", CallWith,
+           Doc("(callback: Callable[[Any], Any], value): What callback(value) returns."))
+      .def("my_llm_ffi.call_from_threads", CallFromThreads,
+           Doc("(callback: Callable[[int, int], int], n_threads, n_calls): The sum of "
+               "callback(thread, i) for i < n_calls from each of n_threads threads."));
   refl::ObjectDef<IntPairObj>()
       .def_rw("first", &IntPairObj::first, "The first number.")
       .def_rw("second", &IntPairObj::second, "The second number.")
-      .def("get_first", &IntPairObj::GetFirst, "The first number, through a method.")
-      .def_static("static_get_second", StaticGetSecond, "The second number of a pair.");
+      .def("get_first", &IntPairObj::GetFirst, "(): The first number, through a method.")
+      .def_static("static_get_second", StaticGetSecond, "(pair): The second number of a pair.");
 }
 
 }  // namespace

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import json
+
 import numpy as np
 import pytest
 import tvm_ffi
 from reference.custom_ops import forget
 
 import my_llm_ffi as llm
-from my_llm_ffi import custom, declaration, render
+from my_llm_ffi import base, custom, declaration, render
 
 SIGNATURE = (
     "(x: T['*batch n', 'f32 f16'], gain: T['n'] | None = None, *, factor: float = 2.0, "
@@ -131,11 +134,99 @@ def test_an_exception_of_a_kernel_arrives(scaled):
         ("test_bad", "(x: T['n', 'f32']) -> T['n//2']", "out has the size n//2, expected"),
         ("test_bad", "(x: T['n', 'f32'], *, k: int) -> T['k']", "out has the size k, expected"),
         ("test_bad", "(*, k: int) -> None", "must begin with a tensor"),
+        ("lambda", "(x: T['n', 'f32']) -> T['n']", "name is 'lambda', expected an identifier"),
+        ("_hidden", "(x: T['n', 'f32']) -> T['n']", "expected an identifier"),
+        ("test_bad", "(x: T['n', 'f32'], x: T['n']) -> None", "a second x"),
+        ("test_bad", "(x: T['n', 'f32'], if: T['n']) -> None", "'if' is no name"),
+        ("test_bad", "(out: T['n', 'f32']) -> None", "'out' is what callers name the outputs"),
+        ("test_bad", "(x: T['n', 'f32'], k: int) -> None", "k is an option before the"),
+        ("test_bad", "(x: T['n', 'f32'], *, y: T['n']) -> None", "y is a tensor behind the"),
+        ("test_bad", "(x: T['n', 'f32'], *, *, k: int) -> None", "a second '\\*'"),
+        ("test_bad", "(x: T['n', 'f32'], *) -> None", "no option behind the"),
+        ("test_bad", "(x: T['n', 'f32'], y: T['n'] | None) -> None", "expected '='"),
+        ("test_bad", "(x: T['n', 'f32'], y: T['n'] | None = None, z: T['n']) -> None", "z must be"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: str) -> None", "unknown type of k"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: Literal[]) -> None", "k has no choices"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: int = 1.5) -> None", "a default that fits k"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: int = 01) -> None", "a default that fits k"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: float = nan) -> None", "a default that fits k"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: bool = None) -> None", "a default that fits k"),
+        ("test_bad", "(x: T['n', 'f32'], *, k: Literal['a'] = 'b') -> None", "default that fits k"),
+        ("test_bad", "(x: T['n', 'f32']) -> {'p': T['n'], 'q': T['n', 'like p']}", "q is like p"),
+        ("test_bad", "(x: T['99999999999999999999', 'f32']) -> None", "is no size"),
     ],
 )
 def test_bad_declarations(name, signature, message):
     with pytest.raises(ValueError, match=message):
         llm.declare_op(name, signature, doc="Is refused.")
+
+
+NUMBERS = ("1", "-1", "0", "1.", "2.5", "1e-06", "-1.5e+3", "1e06", "0.0", "100e2")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(f"float = {n}" for n in NUMBERS),
+        *(f"float | None = {n}" for n in ("None", "1.0")),
+        *("int = -3", "int", "int | None", "bool = True", "bool | None = None"),
+        *("Literal['a', 'b'] = 'b'", "Literal['a',] | None = None"),
+    ],
+)
+def test_what_is_declared_natively_is_read_in_python(option):
+    """Both sides read the same notation."""
+    llm.declare_op("test_read", f"(x: T['*b n', 'f32'], *, k: {option}) -> T['*b n']", doc="Reads.")
+    try:
+        attribute = declaration.load("test_read").attributes[0]
+        default = option.partition("= ")[2]
+        assert not default or repr(attribute.default) == repr(ast.literal_eval(default))
+        assert "k" in llm.ops.test_read.__doc__
+    finally:
+        forget("test_read")
+
+
+def test_kernels_are_compared_with_the_op(scaled):
+    """As C++ registers them: with the types of the kernel."""
+    register = tvm_ffi.get_global_func("my_llm_ffi.register_kernel")
+
+    def schema(*types):
+        named = {"return": [{"type": "None"}], "params": [{"type": t} for t in types]}
+        whole = {"type": "ffi.Function", "named_args": named}
+        return json.dumps(whole, separators=(",", ":"))
+
+    llm.declare_op("test_typed", "(x: T['n', 'f32'], *, k: int) -> T['n']", doc="Is typed.")
+    try:
+        message = (
+            r"the kernel of test_typed for cpu takes \(DLTensor\*, DLTensor\*, float\), "
+            r"expected \(DLTensor\*, DLTensor\*, int\)"
+        )
+        with pytest.raises(TypeError, match=message):
+            register("test_typed", "cpu", print, schema("DLTensor*", "DLTensor*", "float"))
+        seen = []
+        kernel = lambda x, out, k: seen.append(k)  # noqa: E731
+        register("test_typed", "cpu", kernel, schema("DLTensor*", "DLTensor*", "int"))
+        llm.ops.test_typed(X[0], k=3)
+        assert seen == [3]
+        with pytest.raises(ValueError, match="test_typed has a kernel for cpu"):
+            register("test_typed", "cpu", kernel, "")
+        with pytest.raises(ValueError, match="rms_norm has a kernel for cpu"):
+            register("rms_norm", "cpu", kernel, "")
+        for name in ("no_such_op", "declare_op"):
+            with pytest.raises(KeyError, match=f"no op is declared as {name}"):
+                register(name, "cpu", kernel, "")
+    finally:
+        forget("test_typed")
+
+
+def test_libraries_that_hold_no_ops(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cannot load the ops of .*missing\.so"):
+        llm.load_ops(tmp_path / "missing.so")
+    text = tmp_path / "text.so"
+    text.write_text("no library")
+    with pytest.raises(OSError, match=r"text\.so does not load"):
+        llm.load_ops(text)
+    with pytest.raises(ValueError, match=r"libmy_llm_ffi\.so has no MY_LLM_FFI_OPS block"):
+        llm.load_ops(base.library_path())
 
 
 def test_bad_kernels(scaled):
@@ -178,9 +269,8 @@ def test_a_kernel_in_a_library_that_is_not_loaded_yet(scaled, monkeypatch):
 
 def test_as_an_op_of_torch(scaled):
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    import my_llm_ffi.torch as llm_torch
+    import my_llm_ffi.torch  # noqa: F401
 
-    llm_torch.register("test_scaled")
     x = torch.from_numpy(X)
     function = torch.ops.my_llm_ffi.test_scaled
     torch.testing.assert_close(function(x, factor=3.0), x * 3)

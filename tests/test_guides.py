@@ -42,12 +42,26 @@ def test_guide_ops() -> None:
         forget("square")
 
 
+def test_guide_jax() -> None:
+    for package in ("jax", "jax_tvm_ffi"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    assert run("guide_jax.md") == 2
+
+
 def test_guide_models(
     llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
     assert run("guide_models.md", skip=("adapter.gguf",)) >= 7
     assert "Hello, wörld" in capsys.readouterr().out
+
+
+def test_guide_plan(
+    llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
+    assert run("guide_plan.md") == 4
+    assert "Paris" in capsys.readouterr().out
 
 
 def test_guide_executor(
@@ -62,6 +76,39 @@ def test_guide_guided(llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch) 
     pytest.importorskip("llguidance")
     monkeypatch.setattr(llm, "fetch_model", lambda name: smollm2)
     assert run("guide_guided.md") >= 2
+
+
+def test_guide_own_op_quotes_the_package() -> None:
+    text = (DOCS / "guide_own_op.md").read_text("utf-8")
+    quotes = re.findall(r"^<!-- from: (\S+) -->\n```\w+\n(.*?)^```$", text, re.M | re.S)
+    assert len(quotes) >= 12
+    for name, quoted in quotes:
+        source = DOCS.parent / "examples" / "python" / "my_op" / name
+        assert quoted in source.read_text("utf-8"), f"{name} has no longer:\n{quoted}"
+
+
+def test_the_tests_that_the_comparison_names_are_there() -> None:
+    """Each after its file; a name that ends in … is the begin of one."""
+    root = DOCS.parent
+    rows = [
+        line
+        for line in (DOCS / "comparison_tt_mlir.md").read_text("utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    named = 0
+    for row in rows:
+        source = ""
+        for path, test in re.findall(
+            r"`((?:tests|rust|examples|scripts)/[^`]+)`|`(test_[^`]+)`", row
+        ):
+            if path and (root / path.partition("/")[0]).is_dir():
+                assert (root / path).exists(), f"{path} is not there"
+                source = (root / path).read_text("utf-8") if (root / path).is_file() else ""
+            elif test:
+                named += 1
+                end = "" if test.endswith("…") else r"\("
+                assert re.search(rf"def {test.rstrip('…')}{end}", source), f"no {test}: {row}"
+    assert named >= 15
 
 
 # What tlc.h declares: parameters of the executor; of a request and what it contains.

@@ -21,8 +21,9 @@ ALLOWED = {
     "text": {"base"},
     "model": {"base", "quant", "kernels", "io", "text"},
     "runtime": {"base", "quant", "kernels", "text", "model"},
+    "plan": {"base", "io"},
     "tensorrt": {"base", "quant", "kernels"},
-    "ffi": {"base", "quant", "kernels", "io", "text", "model", "runtime"},
+    "ffi": {"base", "quant", "kernels", "io", "text", "model", "runtime", "plan"},
 }
 # *_simd.cc files are compiled once per instruction level: whatever inline function they pull in is
 # compiled with that level's instructions, so only headers without any are welcome.

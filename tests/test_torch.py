@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from reference.op_samples import SAMPLES
+from reference import op_samples
 
 import my_llm_ffi as llm
 from my_llm_ffi import declaration, render
@@ -26,7 +26,7 @@ OPS = torch.ops.my_llm_ffi
 
 
 def sample(name: str):
-    tensors, options = SAMPLES[name]()
+    tensors, options = op_samples.sample(name)
     return [None if t is None else torch.from_numpy(t) for t in tensors], options
 
 

@@ -17,6 +17,7 @@ from reference.gguf_files import TinySpec
 EMPTY = {"Executor": "executor", "MaskEntry": "executor", "ResponseStream": "responses"}
 EMPTY["LoraAdapter"] = "lora"
 NAMES = ["Model", "Metadata", "Vocab", "StreamDecoder", "Context", "Batch", "Sampler", "TextStream"]
+NAMES += ["PlanBuilder", "Plan"]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,7 @@ def wrappers(llm: ModuleType, tiny_model: Callable[..., Any]) -> Iterator[dict[s
     batch.add(1, 0)
     made = [model, model.metadata, model.vocab, model.vocab.decoder(), model.context(n_ctx=8)]
     made += [batch, llm.Sampler([llm.TopK(5), llm.Draw(seed=1)]), model.stream([1, 2])]
+    made += [llm.PlanBuilder(), llm.PlanBuilder().build()]
     for name, module in EMPTY.items():
         cls = getattr(importlib.import_module(f"my_llm_ffi.{module}"), name)
         made.append(cls.__new__(cls))

@@ -28,12 +28,13 @@ from .walkthrough import (
 if TYPE_CHECKING:
     from . import ops
     from .context import Batch, Context
-    from .custom import declare_op, register_kernel
+    from .custom import declare_op, load_ops, register_kernel
     from .executor import Executor, MaskEntry
     from .fetch import fetch_model
     from .generation import FinishReason, Generation
     from .lora import LoraAdapter
     from .model import Model, ModelConfig
+    from .plan import Plan, PlanBuilder, PlanValue
     from .request import (
         EarlyStopping,
         ExecutorConfig,
@@ -73,6 +74,9 @@ _LAZY = {
     "MinP": "sampling",
     "Model": "model",
     "ModelConfig": "model",
+    "Plan": "plan",
+    "PlanBuilder": "plan",
+    "PlanValue": "plan",
     "Penalties": "sampling",
     "Request": "request",
     "Response": "request",
@@ -89,6 +93,7 @@ _LAZY = {
     "Vocab": "vocab",
     "declare_op": "custom",
     "fetch_model": "fetch",
+    "load_ops": "custom",
     "register_kernel": "custom",
 }
 
@@ -110,6 +115,9 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Penalties",
+    "Plan",
+    "PlanBuilder",
+    "PlanValue",
     "Request",
     "Response",
     "ResponseStream",
@@ -132,6 +140,7 @@ __all__ = [
     "fetch_model",
     "invert_dict",
     "join_strings",
+    "load_ops",
     "log_to_logging",
     "ops",
     "raise_error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
@@ -39,6 +40,26 @@ class IntPair(tvm_ffi.Object):
             """Returns the second number of ``pair``, through a C++ static method."""
 
 
+@tvm_ffi.register_object("my_llm_ffi.PlanValue", init=False)
+class PlanValue(tvm_ffi.Object):
+    """A tensor of a plan, as the methods of `PlanBuilder` give it and take it.
+
+    Attributes:
+        index: Its number within the plan.
+        name: Of an input, constant, parameter or output; empty for others.
+        dtype: Of its elements.
+        shape: Its sizes as they were written: numbers, names, expressions.
+        written: Whether a call writes it.
+    """
+
+    if TYPE_CHECKING:
+        index: int
+        name: str
+        dtype: tvm_ffi.dtype
+        shape: Sequence[str]
+        written: bool
+
+
 class Wrapper:
     """What users see of a native object. It is one: there is no copy, and nothing to pickle."""
 
@@ -63,6 +84,8 @@ LoraAdapter = _raw_class("LoraAdapter")
 MachineLimits = _raw_class("MachineLimits")
 MaskEntry = _raw_class("MaskEntry")
 Model = _raw_class("Model")
+Plan = _raw_class("Plan")
+PlanBuilder = _raw_class("PlanBuilder")
 Response = _raw_class("Response")
 Sampler = _raw_class("Sampler")
 StreamDecoder = _raw_class("StreamDecoder")

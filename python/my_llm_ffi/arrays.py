@@ -332,6 +332,18 @@ def shared_or_copied(op: str, name: str, array: Any) -> tvm_ffi.Tensor:
         raise TypeError(f"{op}: {name} cannot be shared: {error}") from None
 
 
+def explain_sharing(
+    call: str, names: Sequence[str], arrays: Sequence[Any], error: Exception
+) -> Exception:
+    """An error that names the array which cannot be shared, where ``error`` came of one."""
+    for name, array in zip(names, arrays):
+        foreign, why = _foreign_dtype(array), _not_shareable(array)
+        if foreign is not None or why is not None:
+            said = f"{call}: {name} is {foreign or why}, which cannot be shared"
+            return TypeError(said) if foreign else type(error)(said)
+    return error
+
+
 def _foreign_dtype(array: Any) -> str | None:
     """The dtype of an array of NumPy, where it is one that DLPack does not know."""
     numpy = sys.modules.get("numpy")

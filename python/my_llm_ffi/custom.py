@@ -1,21 +1,23 @@
 """Ops and kernels of your own, declared and checked as those of this library.
 
-Counterparts: declaration.py (the notation), src/base/declared_op.h (what a call does).
+Counterparts: declaration.py (the notation), src/base/declared_op.h (what a declaration and a call
+do), include/my_llm_ffi/declare.h (the same from C++).
 """
 
 from __future__ import annotations
 
-import json
-import keyword
+import os
+import sys
 from typing import Any, Callable, TypeVar
 
 import tvm_ffi
 
 from . import _ffi_api, declaration
-from .declaration import PREFIX, Op
+from .declaration import PREFIX
 
 Kernel = TypeVar("Kernel", bound=Callable[..., None])
 _declare = tvm_ffi.get_global_func(PREFIX + "declare_op")
+_load = tvm_ffi.get_global_func(PREFIX + "load_ops")
 _DEVICES = ("cpu", "cuda", "rocm", "metal")  # DeviceName in src/base/device_library.cc
 _MARK = "declared"  # in the metadata of an op that has no kernel inside the library
 
@@ -25,8 +27,8 @@ def declare_op(name: str, signature: str, *, doc: str) -> None:
 
     Its checks (dtypes, shapes, contiguity, devices, overlaps) follow from the signature; what
     computes it is registered with :func:`register_kernel`, a kernel per device. C++ and Rust find
-    it as the registered function `my_llm_ffi.<name>`, and after `my_llm_ffi.torch.register(name)`
-    it is `torch.ops.my_llm_ffi.<name>`, with a fake kernel for `torch.compile`.
+    it as the registered function `my_llm_ffi.<name>`; with `my_llm_ffi.torch` imported, before or
+    later, it is `torch.ops.my_llm_ffi.<name>`, with a fake kernel for `torch.compile`.
 
     Args:
         name: An identifier that no function of the registry has yet.
@@ -35,41 +37,44 @@ def declare_op(name: str, signature: str, *, doc: str) -> None:
         doc: A line, paragraphs, and ``argument: text`` for each argument.
 
     Raises:
-        ValueError: The signature is none, or the name is taken or no identifier.
+        ValueError: The signature is none, or leaves the size of an output to the kernel; or the
+            name is taken or no identifier.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"declare_op: name is {name!r}, expected an identifier")
-    if tvm_ffi.get_global_func(PREFIX + name, allow_missing=True) is not None:
-        raise ValueError(f"declare_op: {PREFIX}{name} is registered already")
-    op = declaration.parse(name, signature, doc=doc)
-    _refuse_unchecked(op)
-    types = [_schema(kind) for kind in declaration.expected_schema(op)]
-    arguments = {"return": [{"type": "None"}], "params": types}
-    schema = {"type": "ffi.Function", "named_args": arguments}
-    metadata = {"type_schema": json.dumps(schema), "op": signature, "doc": doc, _MARK: True}
-    tensors = [(t.name, "tensor", t.optional) for t in op.inputs + op.outputs]
-    options = [(a.name, "choice" if a.choices else a.kind, a.optional) for a in op.attributes]
-    names, kinds, optional = zip(*tensors, *options)
-    _declare(name, signature, json.dumps(metadata), names, kinds, optional)
+    _declare(name, signature, doc)
+    _announce(name)
 
 
-def _refuse_unchecked(op: Op) -> None:
-    """Refuses outputs whose sizes no input gives: nobody would compare those of ``out=``."""
-    if not op.inputs or op.inputs[0].optional:
-        raise ValueError(f"declare_op: {op.name} must begin with a tensor that is always given")
-    bound = {dim for tensor in op.inputs if not tensor.optional for dim in tensor.dims}
-    for out in op.outputs:
-        for dim in out.dims:
-            if dim not in bound and not dim.isdigit():
-                raise ValueError(
-                    f"declare_op: {op.name}: {out.name} has the size {dim}, expected a number or a "
-                    "size of an input"
-                )
+def load_ops(path: str | os.PathLike[str]) -> list[str]:
+    """Loads a library whose ops are declared in C++, with `my_llm_ffi/declare.h`.
+
+    Args:
+        path: Of the shared library. It stays loaded as long as the process lives.
+
+    Returns:
+        Names of the ops that it declared: none when it was loaded before.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It is no shared library, or one that it needs is missing.
+        ValueError: It declares no ops, or one of them is refused (:func:`declare_op`).
+        TypeError: A kernel has other arguments than its op.
+    """
+    names = [str(name) for name in _load(os.fspath(path))]
+    for name in names:
+        _announce(name)
+    return names
 
 
-def _schema(kind: str) -> dict[str, Any]:
-    inner = kind.partition("<")[2].rstrip(">")
-    return {"type": "Optional", "args": [{"type": inner}]} if inner else {"type": kind}
+# Modules that make something of every op when they are imported.
+_DOORS = ("torch", "mlir")
+
+
+def _announce(name: str) -> None:
+    """Tells those that are imported already; others see the op when they are."""
+    for door in _DOORS:
+        module = sys.modules.get(f"{__package__}.{door}")
+        if module is not None and hasattr(module, "register"):
+            module.register(name)
 
 
 def register_kernel(

@@ -53,13 +53,40 @@ class MaskEntry(_ffi_api.Wrapper):
     def __init__(self, raw: Any) -> None:
         self._raw = raw
 
-    request_id = property(lambda self: self._raw.request_id())
-    client_id = property(lambda self: self._raw.client_id())
-    sequence_index = property(lambda self: self._raw.sequence_index())
-    tokens = property(lambda self: list(self._raw.tokens()))
-    bitmask = property(lambda self: self._raw.bitmask())
-    mask_fraction = property(lambda self: self._raw.mask_fraction())
-    is_final = property(lambda self: self._raw.is_final())
+    @property
+    def request_id(self) -> int:
+        """Of the request."""
+        return int(self._raw.request_id())
+
+    @property
+    def client_id(self) -> int:
+        """As the request has it."""
+        return int(self._raw.client_id())
+
+    @property
+    def sequence_index(self) -> int:
+        """Which of the request's answers."""
+        return int(self._raw.sequence_index())
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids of the answer that are new since the last call for this sequence."""
+        return list(self._raw.tokens())
+
+    @property
+    def bitmask(self) -> Any:
+        """Which tokens are allowed, a bit each; to be filled in place."""
+        return self._raw.bitmask()
+
+    @property
+    def mask_fraction(self) -> float:
+        """Probability that the last mask left."""
+        return float(self._raw.mask_fraction())
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the sequence is over; nothing will be sampled."""
+        return bool(self._raw.is_final())
 
     @property
     def temperature(self) -> float:

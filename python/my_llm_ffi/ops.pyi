@@ -4,6 +4,31 @@ from typing import Literal
 
 from .arrays import AnyArray, Array
 
+__all__ = [
+    "add_rms_norm",
+    "apply_penalties",
+    "apply_token_bitmask",
+    "argmax",
+    "attention",
+    "dequantize",
+    "embedding_lookup",
+    "gelu_mul",
+    "kv_append",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "mask_logits",
+    "pack_weight",
+    "paged_attention",
+    "quantize_q8_0",
+    "rms_norm",
+    "rope",
+    "sample",
+    "silu_mul",
+    "softmax",
+    "top_k",
+]
+
 def add_rms_norm(
     x: Array, residual: Array, weight: Array, *, eps: float = 1e-06, out: Array | None = None
 ) -> Array:

@@ -111,5 +111,6 @@ def stub_file(ops: Sequence[Op]) -> str:
         "",
         "from .arrays import AnyArray, Array",
         "",
+        *render.all_of(ops),
     ]
     return "\n".join(lines) + "".join(f"\n{render.stub(op)}" for op in ops)

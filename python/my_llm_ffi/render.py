@@ -8,6 +8,7 @@ from __future__ import annotations
 import linecache
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any, Callable
 
 from . import arrays
@@ -91,14 +92,15 @@ def docstring(op: Op) -> str:
         entries["out"] = f"The outputs {outputs}, allocated when omitted. " + " ".join(
             f"``{o.name}``: {describe_tensor(o)} {texts.get(o.name, '')}" for o in op.outputs
         )
-    sections = [head, _section("Args", entries)]
+    sections = [head, section("Args", entries)]
     if op.outputs:
         sections.append(f"Returns:\n    {outputs if len(op.outputs) > 1 else '``out``'}.")
-    sections.append(_section("Raises", _ERRORS))
+    sections.append(section("Raises", _ERRORS))
     return "\n\n".join(sections)
 
 
-def _section(title: str, entries: dict[str, str]) -> str:
+def section(title: str, entries: dict[str, str]) -> str:
+    """A section of a Google docstring, such as ``Args``."""
     lines = [f"{title}:"]
     for name, text in entries.items():
         lines += textwrap.wrap(
@@ -124,13 +126,19 @@ def annotation(attribute: Attribute) -> str:
 def parameters(op: Op) -> list[str]:
     """Parameters of the function, as Python writes them."""
     listed = [f"{t.name}: {_array(op, t)}{' | None = None' * t.optional}" for t in op.inputs]
-    options = []
+    keywords = options(op)
+    if op.outputs:
+        keywords.append(f"out: {result(op)} | None = None")
+    return listed + (["*", *keywords] if keywords else [])
+
+
+def options(op: Op) -> list[str]:
+    """Options of the function, as Python writes them."""
+    listed = []
     for a in op.attributes:
         default = "" if a.default is REQUIRED else f" = {a.default!r}".replace("'", '"')
-        options.append(f"{a.name}: {annotation(a)}{default}")
-    if op.outputs:
-        options.append(f"out: {result(op)} | None = None")
-    return listed + (["*", *options] if options else [])
+        listed.append(f"{a.name}: {annotation(a)}{default}")
+    return listed
 
 
 def result(op: Op) -> str:
@@ -149,22 +157,24 @@ def _array(op: Op, tensor: Tensor) -> str:
 
 
 def head(op: Op) -> str:
+    """The line ``def …:`` of the function."""
+    return definition(op.name, parameters(op), result(op))
+
+
+def definition(name: str, listed: list[str], result: str, width: int = WIDTH) -> str:
     """The line ``def …:``, in the way ruff formats it."""
-    listed = parameters(op)
-    line = f"def {op.name}({', '.join(listed)}) -> {result(op)}:"
-    if len(line) <= WIDTH:
+    line = f"def {name}({', '.join(listed)}) -> {result}:"
+    if len(line) <= width:
         return line
-    return (
-        f"def {op.name}(\n    {', '.join(listed)}\n) -> {result(op)}:"
-        if (len(", ".join(listed)) + 4 <= WIDTH)
-        else f"def {op.name}(\n" + "".join(_own_line(p) for p in listed) + f") -> {result(op)}:"
-    )
+    if len(", ".join(listed)) + 4 <= width:
+        return f"def {name}(\n    {', '.join(listed)}\n) -> {result}:"
+    return f"def {name}(\n" + "".join(_own_line(p, width) for p in listed) + f") -> {result}:"
 
 
-def _own_line(parameter: str) -> str:
+def _own_line(parameter: str, width: int) -> str:
     """A parameter on a line of its own, or on more where its choices are many."""
     line = f"    {parameter},\n"
-    if len(line) <= WIDTH + 1 or "[" not in parameter:
+    if len(line) <= width + 1 or "[" not in parameter:
         return line
     start, _, rest = parameter.partition("[")
     choices, _, default = rest.partition("]")
@@ -295,6 +305,11 @@ def stub(op: Op) -> str:
     """The function as a ``.pyi`` file has it."""
     text = textwrap.indent(docstring(op), "    ").lstrip()
     return f'{head(op)}\n    """{text}\n    """\n'
+
+
+def all_of(ops: Sequence[Op]) -> list[str]:
+    """Lines of ``__all__``, for a stub."""
+    return ["__all__ = [", *(f'    "{op.name}",' for op in ops), "]", ""]
 
 
 def compile_op(op: Op) -> Callable[..., Any]:

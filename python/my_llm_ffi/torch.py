@@ -8,17 +8,23 @@ torch knows it. None has a derivative: an input that requires grad is refused.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from . import arrays, ops
+from . import arrays
+from . import ops as plain_ops
 from .declaration import REQUIRED, Attribute, Op, Tensor, load, op_names
 
-__all__ = ["register"]
+if TYPE_CHECKING:
+    from .torch_types import Operators
+
+__all__ = ["ops", "register"]
 
 NAMESPACE = "my_llm_ffi"
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+# torch.ops.my_llm_ffi itself, with a type: editors and checkers know its operators.
+ops: Operators = getattr(torch.ops, NAMESPACE)
 # The compiler must hand over what the kernels take: contiguous tensors.
 _TAGS = tuple(
     getattr(torch.Tag, name)
@@ -111,7 +117,7 @@ def register(name: str) -> None:
     op = load(name)
     _registered.add(name)
     _LIBRARY.define(schema(op), tags=_TAGS)
-    _LIBRARY.impl(name, getattr(ops, name), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, getattr(plain_ops, name), "CompositeExplicitAutograd")
     _LIBRARY.impl(name, _refuse_gradients(op), "Autograd", with_keyset=True)
     torch.library.register_fake(f"{NAMESPACE}::{name}", _fake(op), lib=_LIBRARY)
 

@@ -5,6 +5,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/interrupt.h"
@@ -76,6 +77,25 @@ class MethodDef {
   template <typename Fn, typename... Extra>
   MethodDef& def_static(const char* name, Fn fn, Extra&&... extra) {
     def_.def_static(name, Guarded(name, std::move(fn)), std::forward<Extra>(extra)...);
+    return *this;
+  }
+  /// A method that takes any number of arguments of any types: fn(self and arguments, their number,
+  /// result).
+  template <typename Fn>
+  MethodDef& def_packed(const char* name, Fn fn, const char* doc) {
+    const std::string full = std::string(Object::_type_key) + "." + name;
+    const auto function = tvm::ffi::Function::FromPacked(
+        [full, fn](const tvm::ffi::AnyView* args, int32_t count, tvm::ffi::Any* result) {
+          const ExitGate gate;
+          WithMemoryErrors(full, [&] { fn(args, count, result); });
+        });
+    const std::string metadata = R"({"type_schema":"{\"type\":\"ffi.Function\"}"})";
+    TVMFFIMethodInfo info{};
+    info.name = {name, std::string_view(name).size()};
+    info.doc = {doc, std::string_view(doc).size()};
+    info.method = tvm::ffi::AnyView(function).CopyToTVMFFIAny();
+    info.metadata = {metadata.data(), metadata.size()};
+    TVM_FFI_CHECK_SAFE_CALL(TVMFFITypeRegisterMethod(Object::_GetOrAllocRuntimeTypeIndex(), &info));
     return *this;
   }
 

@@ -61,8 +61,14 @@ class Signature {
   /// Index of `value` among the choices of an attribute; ValueError when it is none of them.
   int Choice(std::string_view attribute, std::string_view value) const;
 
+  /// Inputs in their order, then outputs.
+  const std::vector<TensorSpec>& tensors() const { return tensors_; }
+
  private:
   friend class SignatureParser;
+  friend class DeclaredOp;
+
+  explicit Signature(const char* op) : op_(op) {}  // the parser fills it
 
   /// What a symbol stands for within one call.
   struct Bound {

@@ -26,6 +26,27 @@ bool IsNumber(std::string_view text) {
                                       [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
+constexpr size_t kMaxDigits = 18;  // of a number that fits 64 bits
+
+size_t Digits(std::string_view text) {
+  return std::min(text.find_first_not_of("0123456789"), text.size());
+}
+
+/// Whether Python reads it as a decimal number that fits 64 bits.
+bool IsDecimal(std::string_view text, bool may_have_fraction) {
+  if (!text.empty() && text[0] == '-') text.remove_prefix(1);
+  const size_t whole = Digits(text);
+  if (whole == 0 || whole > kMaxDigits || (whole > 1 && text[0] == '0')) return false;
+  text.remove_prefix(whole);
+  if (!may_have_fraction) return text.empty();
+  if (!text.empty() && text[0] == '.') text.remove_prefix(1 + Digits(text.substr(1)));
+  if (text.empty()) return true;
+  if (text[0] != 'e') return false;
+  text.remove_prefix(1);
+  if (!text.empty() && (text[0] == '-' || text[0] == '+')) text.remove_prefix(1);
+  return !text.empty() && text.size() <= 3 && Digits(text) == text.size();
+}
+
 /// Pieces between spaces that stand outside of parentheses.
 std::vector<std::string_view> Words(std::string_view text) {
   std::vector<std::string_view> words;
@@ -40,7 +61,19 @@ std::vector<std::string_view> Words(std::string_view text) {
   return words;
 }
 
+// What Python's keyword.kwlist holds, and its soft keywords do not: those are names as well.
+constexpr std::string_view kKeywords[] = {
+    "False", "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break",
+    "class", "continue", "def",   "del",    "elif", "else",   "except", "finally",  "for",
+    "from",  "global",   "if",    "import", "in",   "is",     "lambda", "nonlocal", "not",
+    "or",    "pass",     "raise", "return", "try",  "while",  "with",   "yield"};
+
 }  // namespace
+
+bool IsIdentifier(std::string_view text) {
+  return IsName(text) && text[0] != '_' &&
+         std::find(std::begin(kKeywords), std::end(kKeywords), text) == std::end(kKeywords);
+}
 
 void SignatureParser::Parse() {
   Expect("(");
@@ -51,40 +84,105 @@ void SignatureParser::Parse() {
       break;
     }
   }
+  if (after_star_ && options_.empty()) Fail("no option behind the '*'");
   Expect("->");
   Result();
   SkipSpace();
   if (!rest_.empty()) Fail("more than a signature");
 }
 
+std::vector<ArgumentSpec> SignatureParser::Arguments() const {
+  std::vector<ArgumentSpec> arguments;
+  for (const TensorSpec& tensor : out_.tensors_) {
+    arguments.push_back({tensor.name, "tensor", tensor.optional});
+  }
+  arguments.insert(arguments.end(), options_.begin(), options_.end());
+  return arguments;
+}
+
+void SignatureParser::RefuseUnchecked() const {
+  const std::vector<TensorSpec>& tensors = out_.tensors_;
+  if (tensors.empty() || tensors[0].use == TensorSpec::Use::kOutput || tensors[0].optional)
+    Fail("a signature must begin with a tensor that is always given");
+  std::vector<std::string> bound;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].use != TensorSpec::Use::kOutput) {
+      if (tensors[i].optional) continue;
+      bound.insert(bound.end(), shapes_[i].begin(), shapes_[i].end());
+      continue;
+    }
+    for (const std::string& word : shapes_[i]) {
+      if (IsNumber(word) || std::find(bound.begin(), bound.end(), word) != bound.end()) continue;
+      Fail(tensors[i].name, " has the size ", word, ", expected a number or a size of an input");
+    }
+  }
+}
+
 // ---- parameters and results ---------------------------------------------------------------------
 
 void SignatureParser::Parameter() {
-  if (Accept("*")) return;
-  const std::string name = Name();
+  if (Accept("*")) {
+    if (after_star_) Fail("a second '*'");
+    after_star_ = true;
+    return;
+  }
+  const std::string name = NewName(Name());
   Expect(":");
-  if (Accept("T")) {
-    Tensor(name, TensorSpec::Use::kInput);
-  } else if (Accept("Mut")) {
-    Tensor(name, TensorSpec::Use::kMutable);
-  } else {
-    AttributeType(name);
-  }
-  if (Accept("|")) {
-    Expect("None");
-    if (!out_.tensors_.empty() && out_.tensors_.back().name == name) {
-      out_.tensors_.back().optional = true;
-    }
-  }
-  if (Accept("=")) SkipDefault();
+  const bool in_place = Accept("Mut");
+  if (!in_place && !Accept("T")) return Option(name);
+  if (after_star_) Fail(name, " is a tensor behind the '*'");
+  Tensor(name, in_place ? TensorSpec::Use::kMutable : TensorSpec::Use::kInput);
+  TensorDefault(name);
 }
 
-void SignatureParser::AttributeType(const std::string& name) {
-  if (Accept("Literal")) {
-    out_.choices_.push_back({name, Strings()});
-  } else if (!Accept("float") && !Accept("int") && !Accept("bool")) {
-    Fail("unknown type of ", name);
+void SignatureParser::TensorDefault(const std::string& name) {
+  bool& optional = out_.tensors_.back().optional;
+  const bool after_optional = std::any_of(out_.tensors_.begin(), out_.tensors_.end() - 1,
+                                          [](const TensorSpec& before) { return before.optional; });
+  if (Accept("|")) {
+    Expect("None");
+    Expect("=");
+    Expect("None");
+    optional = true;
   }
+  if (after_optional && !optional) Fail(name, " must be given, but one before it need not");
+}
+
+void SignatureParser::Option(const std::string& name) {
+  ArgumentSpec option{.name = name};
+  if (Accept("Literal")) {
+    option.kind = "choice";
+    out_.choices_.push_back({name, Strings()});
+    if (out_.choices_.back().values.empty()) Fail(name, " has no choices");
+  }
+  for (const char* kind : {"float", "int", "bool"}) {
+    if (option.kind.empty() && Accept(kind)) option.kind = kind;
+  }
+  if (option.kind.empty()) Fail("unknown type of ", name);
+  if (!after_star_) Fail(name, " is an option before the '*'");
+  if (Accept("|")) {
+    Expect("None");
+    option.optional = true;
+  }
+  if (Accept("=")) OptionDefault(option);
+  options_.push_back(std::move(option));
+}
+
+/// Defaults matter to callers only, but they must be able to read them.
+void SignatureParser::OptionDefault(const ArgumentSpec& option) {
+  SkipSpace();
+  bool fits = option.optional && Accept("None");
+  if (!fits && option.kind == "bool") {
+    fits = Accept("True") || Accept("False");
+  } else if (!fits && option.kind == "choice") {
+    const std::vector<std::string>& values = out_.choices_.back().values;
+    fits = std::find(values.begin(), values.end(), String()) != values.end();
+  } else if (!fits) {
+    const size_t length = std::min(rest_.find_first_of(",) "), rest_.size());
+    fits = IsDecimal(rest_.substr(0, length), option.kind == "float");
+    if (fits) rest_.remove_prefix(length);
+  }
+  if (!fits) Fail("expected a default that fits ", option.name);
 }
 
 void SignatureParser::Result() {
@@ -92,7 +190,7 @@ void SignatureParser::Result() {
   if (Accept("T")) return Tensor("out", TensorSpec::Use::kOutput);
   Expect("{");
   do {
-    const std::string name = String();
+    const std::string name = NewName(String());
     Expect(":");
     Expect("T");
     Tensor(name, TensorSpec::Use::kOutput);
@@ -110,15 +208,23 @@ void SignatureParser::Tensor(const std::string& name, TensorSpec::Use use) {
     if (out_.tensors_.empty()) Fail(name, " has no dtype");
     spec.like = 0;
   }
+  const TensorSpec* model = spec.like < 0 ? nullptr : &out_.tensors_[spec.like];
+  if (model != nullptr && model->use == TensorSpec::Use::kOutput)
+    Fail(name, " is like ", model->name, ", which is no input");
+  if (model != nullptr && model->optional && use == TensorSpec::Use::kOutput && spec.dtypes.empty())
+    Fail(name, " is like ", model->name, ", which may be None; expected a dtype beside it");
   out_.tensors_.push_back(std::move(spec));
 }
 
 void SignatureParser::Shape(std::string_view text, TensorSpec& spec) {
+  auto& words = shapes_.emplace_back();
   for (std::string_view word : Words(text)) {
+    words.emplace_back(word);
     if (word[0] == '*' && spec.batch < 0 && spec.dims.empty()) {
       spec.batch = SymbolNamed(word.substr(1), spec.use != TensorSpec::Use::kOutput);
       if (spec.batch < 0) Fail("no tensor before has '", word, "'");
     } else if (IsNumber(word)) {
+      if (word.size() > kMaxDigits) Fail(word, " is no size");
       spec.dims.push_back({DimSpec::Kind::kNumber, std::stoll(std::string(word))});
     } else {
       const bool input = spec.use != TensorSpec::Use::kOutput;
@@ -197,6 +303,14 @@ std::string SignatureParser::Name() {
   return name;
 }
 
+/// A name of an argument, which no other one has and every language can say.
+std::string SignatureParser::NewName(std::string name) {
+  if (!IsIdentifier(name)) Fail("'", name, "' is no name");
+  if (name == "out") Fail("'out' is what callers name the outputs");
+  if (std::find(names_.begin(), names_.end(), name) != names_.end()) Fail("a second ", name);
+  return names_.emplace_back(std::move(name));
+}
+
 std::string SignatureParser::String() {
   Expect("'");
   const size_t end = rest_.find('\'');
@@ -217,18 +331,6 @@ std::vector<std::string> SignatureParser::Strings() {
     }
   }
   return strings;
-}
-
-/// Defaults matter to callers only.
-void SignatureParser::SkipDefault() {
-  SkipSpace();
-  if (!rest_.empty() && rest_[0] == '\'') {
-    String();
-    return;
-  }
-  const size_t end = rest_.find_first_of(",)");
-  if (end == 0 || end == std::string_view::npos) Fail("expected a default");
-  rest_.remove_prefix(end);
 }
 
 Signature::Signature(const char* op, std::string_view text) : op_(op) {

@@ -9,6 +9,17 @@
 
 namespace mlf {
 
+/// Whether Python, C++ and Rust can say it: letters, digits and '_', neither a keyword of Python
+/// nor begun with a digit or '_'.
+bool IsIdentifier(std::string_view text);
+
+/// An argument of a call, as others than the op's own C++ see it.
+struct ArgumentSpec {
+  std::string name{};
+  std::string kind{};  // tensor, float, int, bool or choice
+  bool optional = false;
+};
+
 class SignatureParser {
  public:
   /// Fills `signature`, which is empty.
@@ -17,9 +28,18 @@ class SignatureParser {
   /// Throws InternalError saying where the text is no signature.
   void Parse();
 
+  /// Tensors, outputs, options: the order of a call. After Parse, as what follows.
+  std::vector<ArgumentSpec> Arguments() const;
+
+  /// Throws InternalError unless the checks of a signature alone hold all accesses of a kernel
+  /// inside its tensors: the size of each output is that of an input, or a number.
+  void RefuseUnchecked() const;
+
  private:
   void Parameter();
-  void AttributeType(const std::string& name);
+  void TensorDefault(const std::string& name);
+  void Option(const std::string& name);
+  void OptionDefault(const ArgumentSpec& option);
   void Result();
   void Tensor(const std::string& name, TensorSpec::Use use);
   void Shape(std::string_view text, TensorSpec& spec);
@@ -39,12 +59,16 @@ class SignatureParser {
   bool Accept(std::string_view token);
   void Expect(std::string_view token);
   std::string Name();
+  std::string NewName(std::string name);
   std::string String();
   std::vector<std::string> Strings();
-  void SkipDefault();
 
   Signature& out_;
   std::string_view rest_;
+  bool after_star_ = false;
+  std::vector<std::string> names_{};
+  std::vector<ArgumentSpec> options_{};
+  std::vector<std::vector<std::string>> shapes_{};  // words, as long as out_.tensors_
 };
 
 }  // namespace mlf

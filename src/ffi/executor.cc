@@ -83,26 +83,55 @@ ffi::Array<ffi::Any> Loras(const ExecutorRef& self) {
 
 void RegisterExecutor() {
   MethodDef<ExecutorObj>()
-      .def_static("create", NewExecutor)
-      .def("can_enqueue", [](const ExecutorRef& self) { return self->executor->CanEnqueue(); })
-      .def("enqueue",
-           [](const ExecutorRef& self, const Values& request, int64_t audience) {
-             return self->executor->Enqueue(ToRequest(request), ToAudience(audience));
-           })
-      .def("await_responses", Await)
-      .def("cancel", [](const ExecutorRef& self, int64_t id) { return self->executor->Cancel(id); })
-      .def("forget", [](const ExecutorRef& self, int64_t id) { self->executor->Forget(id); })
-      .def("stats", [](const ExecutorRef& self) { return FromStats(self->executor->stats()); })
-      .def("shutdown", [](const ExecutorRef& self, bool drain) { self->executor->Shutdown(drain); })
-      .def("load_lora",
-           [](const ExecutorRef& self, const ffi::String& name, const PathArgument& path) {
-             self->executor->LoadLora({name.data(), name.size()}, ToPath(path));
-           })
-      .def("unload_lora",
-           [](const ExecutorRef& self, const ffi::String& name) {
-             self->executor->UnloadLora({name.data(), name.size()});
-           })
-      .def("loras", Loras);
+      .def_static(
+          "create", NewExecutor,
+          "(model, config: ExecutorConfig = None, logits_post_processor: "
+          "Callable[[list[MaskEntry]], None] = None, on_step: Callable[[dict], None] = None): "
+          "Runs many requests at once over a model. logits_post_processor: called once per "
+          "step, for the requests that ask for it; what it throws ends them with ERROR. "
+          "on_step: called with stats after each step.")
+      .def(
+          "can_enqueue", [](const ExecutorRef& self) { return self->executor->CanEnqueue(); },
+          "(): Whether the queue has room.")
+      .def(
+          "enqueue",
+          [](const ExecutorRef& self, const Values& request, int64_t audience) {
+            return self->executor->Enqueue(ToRequest(request), ToAudience(audience));
+          },
+          "(request: Request, audience = 0): Enqueues a request and returns its id. audience: "
+          "who awaits its responses; 0: whoever asks for any, 1: whoever asks for this "
+          "request.")
+      .def("await_responses", Await,
+           "(timeout_ms = None, request_id = None, audience = 0): Waits for responses, of one "
+           "request or of any, and returns those that are there. timeout_ms: an empty list "
+           "after so long; None: as long as something is in flight.")
+      .def(
+          "cancel", [](const ExecutorRef& self, int64_t id) { return self->executor->Cancel(id); },
+          "(request_id): Ends a request with CANCELLED before the next step; false when it is "
+          "over already.")
+      .def(
+          "forget", [](const ExecutorRef& self, int64_t id) { self->executor->Forget(id); },
+          "(request_id): Cancels a request of which nobody reads responses any more.")
+      .def(
+          "stats", [](const ExecutorRef& self) { return FromStats(self->executor->stats()); },
+          "(): Counters and times, by name.")
+      .def(
+          "shutdown", [](const ExecutorRef& self, bool drain) { self->executor->Shutdown(drain); },
+          "(drain = False): Ends the engine and frees its memory; what it has answered can "
+          "still be awaited. drain: first finishes what was enqueued.")
+      .def(
+          "load_lora",
+          [](const ExecutorRef& self, const ffi::String& name, const PathArgument& path) {
+            self->executor->LoadLora({name.data(), name.size()}, ToPath(path));
+          },
+          "(name, path): Loads an adapter, which requests then name.")
+      .def(
+          "unload_lora",
+          [](const ExecutorRef& self, const ffi::String& name) {
+            self->executor->UnloadLora({name.data(), name.size()});
+          },
+          "(name): Forgets an adapter; requests that use it go on.")
+      .def("loras", Loras, "(): Name, path, alpha, n_pairs and bytes of each adapter.");
 }
 
 void RegisterResponse() {
@@ -190,20 +219,23 @@ void Fail(const MaskEntryRef& self, const ffi::String& error) {
 
 void RegisterMaskEntry() {
   MethodDef<MaskEntryObj>()
-      .def("request_id", RequestId)
-      .def("client_id", ClientId)
-      .def("sequence_index", SequenceIndex)
-      .def("tokens", Tokens)
-      .def("bitmask", Bitmask)
-      .def("mask_fraction", MaskFraction)
-      .def("is_final", IsFinal)
-      .def("temperature", Temperature)
-      .def("ln_min_p", LnMinP)
-      .def("set_temperature", SetTemperature)
-      .def("set_ln_min_p", SetLnMinP)
-      .def("forced_tokens", ForcedTokens)
-      .def("force", Force)
-      .def("fail", Fail);
+      .def("request_id", RequestId, "(): Of the request.")
+      .def("client_id", ClientId, "(): As the request has it.")
+      .def("sequence_index", SequenceIndex, "(): Which of the request's answers.")
+      .def("tokens", Tokens,
+           "(): Ids of the answer that are new since the last call for this sequence.")
+      .def("bitmask", Bitmask,
+           "(): int32 [ceil(n_vocab / 32)], all bits set: bit i % 32 of word i / 32 allows "
+           "token i. To be filled in place.")
+      .def("mask_fraction", MaskFraction, "(): Probability that the last mask left.")
+      .def("is_final", IsFinal, "(): The sequence is over; nothing will be sampled.")
+      .def("temperature", Temperature, "(): Of the next draw.")
+      .def("ln_min_p", LnMinP, "(): Logarithm of min_p; -inf: none.")
+      .def("set_temperature", SetTemperature, "(value): Of the next draw.")
+      .def("set_ln_min_p", SetLnMinP, "(value): Logarithm of min_p; -inf: none.")
+      .def("forced_tokens", ForcedTokens, "(): What follows without a choice.")
+      .def("force", Force, "(tokens): The tokens that follow, whatever the logits say.")
+      .def("fail", Fail, "(error): Ends this sequence with an error of this text; others go on.");
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

@@ -51,35 +51,63 @@ void AddLogitBias(const SamplerRef& self, const ffi::Map<int64_t, double>& bias)
 
 void RegisterSampler() {
   MethodDef<SamplerObj>()
-      .def_static("create", [] { return SamplerRef(ffi::make_object<SamplerObj>()); })
-      .def("add_penalties",
-           [](const SamplerRef& self, double repetition, double frequency, double presence,
-              int64_t last_n) {
-             self->sampler->Add(PenaltiesStage{repetition, frequency, presence, last_n});
-           })
-      .def("add_logit_bias", AddLogitBias)
-      .def("add_temperature",
-           [](const SamplerRef& self, double t) { self->sampler->Add(TemperatureStage{t}); })
-      .def("add_top_k", [](const SamplerRef& self, int64_t k) { self->sampler->Add(TopKStage{k}); })
-      .def("add_top_p", [](const SamplerRef& self, double p) { self->sampler->Add(TopPStage{p}); })
-      .def("add_min_p", [](const SamplerRef& self, double p) { self->sampler->Add(MinPStage{p}); })
-      .def("add_typical_p",
-           [](const SamplerRef& self, double p) { self->sampler->Add(TypicalPStage{p}); })
-      .def("add_draw",
-           [](const SamplerRef& self, const ffi::Optional<int64_t>& seed) {
-             DrawStage stage;
-             if (seed.has_value()) stage.seed = static_cast<uint64_t>(*seed);
-             self->sampler->Add(stage);
-           })
-      .def("sample", Sample)
-      .def("sample_logits",
-           [](const SamplerRef& self, TensorView logits) {
-             return static_cast<int64_t>(self->sampler->Sample(CheckedLogits(logits)));
-           })
-      .def("probabilities", Probabilities)
-      .def("accept", [](const SamplerRef& self,
-                        int64_t token) { self->sampler->Accept(CheckedToken(token)); })
-      .def("reset", [](const SamplerRef& self) { self->sampler->Reset(); });
+      .def_static(
+          "create", [] { return SamplerRef(ffi::make_object<SamplerObj>()); },
+          "(): A sampler without stages, which apply in the order in which they are added.")
+      .def(
+          "add_penalties",
+          [](const SamplerRef& self, double repetition, double frequency, double presence,
+             int64_t last_n) {
+            self->sampler->Add(PenaltiesStage{repetition, frequency, presence, last_n});
+          },
+          "(repetition = 1.0, frequency = 0.0, presence = 0.0, last_n = 64): Makes tokens that "
+          "were accepted before less likely; last_n: of so many, -1 for all.")
+      .def("add_logit_bias", AddLogitBias,
+           "(bias): Adds to the logits of some tokens; -inf forbids one.")
+      .def(
+          "add_temperature",
+          [](const SamplerRef& self, double t) { self->sampler->Add(TemperatureStage{t}); },
+          "(temperature): Divides logits; 0 leaves only the best token.")
+      .def(
+          "add_top_k", [](const SamplerRef& self, int64_t k) { self->sampler->Add(TopKStage{k}); },
+          "(k): Keeps the k best tokens.")
+      .def(
+          "add_top_p", [](const SamplerRef& self, double p) { self->sampler->Add(TopPStage{p}); },
+          "(p): Keeps the smallest set of tokens of probability p.")
+      .def(
+          "add_min_p", [](const SamplerRef& self, double p) { self->sampler->Add(MinPStage{p}); },
+          "(p): Keeps tokens with p times the best one's probability.")
+      .def(
+          "add_typical_p",
+          [](const SamplerRef& self, double p) { self->sampler->Add(TypicalPStage{p}); },
+          "(p): Keeps the most typical tokens of probability p.")
+      .def(
+          "add_draw",
+          [](const SamplerRef& self, const ffi::Optional<int64_t>& seed) {
+            DrawStage stage;
+            if (seed.has_value()) stage.seed = static_cast<uint64_t>(*seed);
+            self->sampler->Add(stage);
+          },
+          "(seed = None): Draws one of what is left; seed: of the draws, None for a fresh one.")
+      .def("sample", Sample,
+           "(context, index = -1): Samples from a row of the logits of a context, and accepts "
+           "the token.")
+      .def(
+          "sample_logits",
+          [](const SamplerRef& self, TensorView logits) {
+            return static_cast<int64_t>(self->sampler->Sample(CheckedLogits(logits)));
+          },
+          "(logits): Samples from one row, float32 [n_vocab] on the CPU, without accepting the "
+          "token.")
+      .def("probabilities", Probabilities,
+           "(logits): What a draw would choose from: ids and probabilities, best first.")
+      .def(
+          "accept",
+          [](const SamplerRef& self, int64_t token) { self->sampler->Accept(CheckedToken(token)); },
+          "(token): Adds a token to the history that penalties look at.")
+      .def(
+          "reset", [](const SamplerRef& self) { self->sampler->Reset(); },
+          "(): Forgets the history and starts the seed's numbers again.");
 }
 
 GenerationRef NewGeneration(const ContextRef& context, const SamplerRef& sampler,
@@ -101,7 +129,10 @@ ffi::Map<ffi::String, ffi::Any> Timings(const GenerationRef& self) {
 
 void RegisterGeneration() {
   MethodDef<GenerationObj>()
-      .def_static("create", NewGeneration)
+      .def_static(
+          "create", NewGeneration,
+          "(context, sampler, prompt, max_new_tokens = 128, stops = ()): Text after a prompt "
+          "of tokens, in sequence 0 of a context, to an end token or one of the stops.")
       .def(
           "next",
           [](const GenerationRef& self) -> ffi::Optional<ffi::String> {
@@ -109,17 +140,21 @@ void RegisterGeneration() {
             if (!piece) return std::nullopt;
             return ffi::String(*piece);
           },
-          "The next piece of text, None at the end")
-      .def("tokens",
-           [](const GenerationRef& self) {
-             const std::vector<int32_t> ids = self->generation->tokens();
-             return ffi::Shape(ids.begin(), ids.end());
-           })
-      .def("finish_reason",
-           [](const GenerationRef& self) {
-             return static_cast<int64_t>(self->generation->finish_reason());
-           })
-      .def("timings", Timings);
+          "(): The next piece of text, None at the end.")
+      .def(
+          "tokens",
+          [](const GenerationRef& self) {
+            const std::vector<int32_t> ids = self->generation->tokens();
+            return ffi::Shape(ids.begin(), ids.end());
+          },
+          "(): Ids that were generated so far.")
+      .def(
+          "finish_reason",
+          [](const GenerationRef& self) {
+            return static_cast<int64_t>(self->generation->finish_reason());
+          },
+          "() -> FinishReason: Why it ended.")
+      .def("timings", Timings, "() -> Timings: What it took.");
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

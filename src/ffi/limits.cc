@@ -26,21 +26,23 @@ MachineLimitsRef Create(int64_t n_threads, int64_t bytes, bool huge_pages) {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   MethodDef<MachineLimitsObj>()
-      .def_static("create", Create,
-                  "n_threads (0: all), bytes of the working set of read and copy, huge_pages")
+      .def_static(
+          "create", Create,
+          "(n_threads, bytes, huge_pages = True): What this machine can do, on n_threads (0: "
+          "all), reading and copying a working set of so many bytes.")
       .def(
           "read", [](const MachineLimitsRef& self) { return self->limits.ReadBytesPerSecond(); },
-          "One measurement: bytes per second of reading memory")
+          "(): One measurement: bytes per second of reading memory.")
       .def(
           "copy", [](const MachineLimitsRef& self) { return self->limits.CopyBytesPerSecond(); },
-          "Bytes per second, read plus written, of copying memory")
+          "(): Bytes per second, read plus written, of copying memory.")
       .def(
           "float_ops",
           [](const MachineLimitsRef& self) { return self->limits.FloatOpsPerSecond(); },
-          "float32 operations per second, a multiply and an add being two")
+          "(): float32 operations per second, a multiply and an add being two.")
       .def(
           "byte_ops", [](const MachineLimitsRef& self) { return self->limits.ByteOpsPerSecond(); },
-          "Operations per second on 8-bit integers with 32-bit sums, likewise");
+          "(): Operations per second on 8-bit integers with 32-bit sums, likewise.");
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // my_llm_ffi.Gguf: what a file says of itself and of its tensors. Counterpart: metadata.h.
 #include "ffi/metadata.h"
 
+#include <cstring>
+
+#include "base/quote.h"
 #include "ffi/objects.h"
 #include "kernels/linear.h"
 
@@ -59,6 +62,25 @@ ffi::Array<TensorInfo> Tensors(const GgufRef& self) {
   return infos;
 }
 
+/// The bytes of a tensor [rows, row_bytes], as they are in the file: a copy, because callers may
+/// write.
+ffi::Tensor TensorBytes(const GgufRef& self, const ffi::Bytes& name) {
+  const std::string_view wanted(name.data(), name.size());
+  const GgufTensor* tensor = self->file->FindTensor(wanted);
+  if (tensor == nullptr) TVM_FFI_THROW(KeyError) << Quoted(wanted);
+  if (tensor->data == nullptr)
+    TVM_FFI_THROW(ValueError) << "tensor " << Quoted(wanted)
+                              << " was not read: the file was opened without tensors";
+  const int64_t cols = tensor->shape.empty() ? 1 : tensor->shape.back(),
+                row_bytes = RowBytes(tensor->format, cols);
+  const int64_t rows = row_bytes == 0 ? 0 : tensor->bytes / row_bytes;
+  static const ffi::Function empty = ffi::Function::GetGlobalRequired("my_llm_ffi.empty");
+  const auto copy =
+      empty(ffi::Shape({rows, row_bytes}), kU8, DLDevice{kDLCPU, 0}).cast<ffi::Tensor>();
+  if (tensor->bytes > 0) std::memcpy(copy.data_ptr(), tensor->data, tensor->bytes);
+  return copy;
+}
+
 TVM_FFI_STATIC_INIT_BLOCK() {
   MethodDef<GgufObj>()
       .def_static(
@@ -66,21 +88,35 @@ TVM_FFI_STATIC_INIT_BLOCK() {
           [](const PathArgument& path) {
             return GgufRef(ffi::make_object<GgufObj>(Gguf::Open(ToPath(path), {.tensors = false})));
           },
-          "Opens a GGUF file, with or without tensors; of split files any part.")
-      .def("file_bytes", [](const GgufRef& self) { return self->file->file_bytes(); })
-      .def("n_tensors",
-           [](const GgufRef& self) { return static_cast<int64_t>(self->file->tensors().size()); })
+          "(path): Opens a GGUF file, with or without tensors; of split files any part.")
+      .def_static(
+          "open_tensors",
+          [](const PathArgument& path) {
+            return GgufRef(ffi::make_object<GgufObj>(Gguf::Open(ToPath(path))));
+          },
+          "(path): As open, for those who want the tensors too.")
+      .def("tensor", TensorBytes,
+           "(name): Bytes of a tensor as in the file, a copy: uint8 [rows, row_bytes]. KeyError "
+           "when there is none.")
+      .def(
+          "file_bytes", [](const GgufRef& self) { return self->file->file_bytes(); },
+          "(): Size of the file, of all its parts where it is split.")
+      .def(
+          "n_tensors",
+          [](const GgufRef& self) { return static_cast<int64_t>(self->file->tensors().size()); },
+          "(): Number of tensors.")
       .def("tensors", Tensors,
-           "Of each tensor name (bytes), format, shape (slowest first), bytes, and "
-           "activation_planes: "
-           "as how many bytes a matmul takes an activation, 0 for float32")
-      .def("metadata_keys", [](const GgufRef& self) { return MetadataKeys(*self->file); })
+           "(): Of each tensor name (bytes), format, shape (slowest first), bytes, and "
+           "activation_planes: as how many bytes a matmul takes an activation, 0 for float32.")
+      .def(
+          "metadata_keys", [](const GgufRef& self) { return MetadataKeys(*self->file); },
+          "(): Names of the metadata, in the file's order.")
       .def(
           "metadata",
           [](const GgufRef& self, const ffi::Bytes& key) {
             return MetadataValue(*self->file, key);
           },
-          "The value of a metadata key; strings as bytes. KeyError when there is none.");
+          "(key): The value of a metadata key; strings as bytes. KeyError when there is none.");
 }
 
 }  // namespace

@@ -85,40 +85,64 @@ void RegisterLoraAdapter() {
             return LoraAdapterRef(
                 ffi::make_object<LoraAdapterObj>(LoraAdapter::Load(ToPath(path), *model->model)));
           },
-          "Loads an adapter's GGUF file for a model")
-      .def("alpha", [](const LoraAdapterRef& self) { return self->adapter->alpha(); })
-      .def("n_matrices", [](const LoraAdapterRef& self) { return self->adapter->n_pairs(); })
-      .def("bytes", [](const LoraAdapterRef& self) { return self->adapter->bytes(); });
+          "(model, path): Loads an adapter's GGUF file for a model.")
+      .def(
+          "alpha", [](const LoraAdapterRef& self) { return self->adapter->alpha(); },
+          "(): Its own scale, that of the file.")
+      .def(
+          "n_matrices", [](const LoraAdapterRef& self) { return self->adapter->n_pairs(); },
+          "(): Number of matrices that it changes.")
+      .def(
+          "bytes", [](const LoraAdapterRef& self) { return self->adapter->bytes(); },
+          "(): Memory that it takes.");
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   RegisterLoraAdapter();
   MethodDef<ModelObj>()
-      .def_static("load", Load,
-                  "Opens a GGUF file: path, n_threads (0: all), repack, mmap, mlock, "
-                  "progress(fraction) -> bool or None")
-      .def("close", [](const ModelRef& self) { self->model->Close(); })
-      .def("config", Config)
-      .def("n_threads", [](const ModelRef& self) { return self->model->n_threads(); })
-      .def("file_bytes", [](const ModelRef& self) { return self->model->file()->file_bytes(); })
-      .def("metadata_keys", [](const ModelRef& self) { return MetadataKeys(*self->model->file()); })
+      .def_static(
+          "load", Load,
+          "(path, n_threads = 0, repack = True, mmap = True, mlock = False, progress: "
+          "Callable[[float], bool] = None): Opens a GGUF file. n_threads: 0 for all; repack: "
+          "lays weights out for this CPU; progress(fraction): called while it loads, false "
+          "cancels.")
+      .def(
+          "close", [](const ModelRef& self) { self->model->Close(); },
+          "(): Frees the weights once no pass uses them; what needs them throws ValueError from "
+          "here on. "
+          "Configuration and vocabulary stay.")
+      .def("config", Config, "() -> ModelConfig: Sizes and constants of the model.")
+      .def(
+          "n_threads", [](const ModelRef& self) { return self->model->n_threads(); },
+          "(): Threads that it computes on.")
+      .def(
+          "file_bytes", [](const ModelRef& self) { return self->model->file()->file_bytes(); },
+          "(): Size of the file, of all its parts where it is split.")
+      .def(
+          "metadata_keys", [](const ModelRef& self) { return MetadataKeys(*self->model->file()); },
+          "(): Names of the file's metadata, in its order.")
       .def(
           "metadata",
           [](const ModelRef& self, const ffi::Bytes& key) {
             return MetadataValue(*self->model->file(), key);
           },
-          "The value of a metadata key; strings as bytes. KeyError when there is none.")
-      .def("vocab",
-           [](const ModelRef& self) {
-             return VocabRef(ffi::make_object<VocabObj>(self->model->vocab()));
-           })
+          "(key): The value of a metadata key; strings as bytes. KeyError when there is none.")
+      .def(
+          "vocab",
+          [](const ModelRef& self) {
+            return VocabRef(ffi::make_object<VocabObj>(self->model->vocab()));
+          },
+          "(): The vocabulary.")
       .def("context", NewContext,
-           "n_ctx (0: the training length), n_seq_max, n_batch, kv_dtype (f16, f32), "
-           "rope_freq_base and rope_freq_scale (0: the model's), embeddings, lora and the scale of "
-           "each adapter")
+           "(n_ctx = 0, n_seq_max = 1, n_batch = 512, kv_dtype = 'f16', rope_freq_base = 0.0, "
+           "rope_freq_scale = 0.0, embeddings = False, lora = (), lora_scales = ()): Sequences "
+           "in a KV cache over the model. n_ctx: 0 for the training length; kv_dtype: f16 or "
+           "f32; rope_freq_base, rope_freq_scale: 0 for the model's; lora: adapters, and the "
+           "scale of each.")
       .def("embed", EmbedTexts,
-           "Vectors of texts [texts, n_embd]: token ids of each, pooling (mean, cls, last, None: "
-           "the model's), normalize");
+           "(texts, pooling = None, normalize = True): Vectors of texts, float32 [texts, "
+           "n_embd]. texts: token ids of each; pooling: mean, cls, last, or None for the "
+           "model's.");
 }
 
 }  // namespace

@@ -35,7 +35,12 @@ ffi::Tensor Empty(const ffi::Shape& shape, DLDataType dtype, DLDevice device) {
   return ffi::Tensor::FromNDAlloc(CpuAllocator(), shape, dtype, device);
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() { FunctionDef().def("my_llm_ffi.empty", Empty); }
+TVM_FFI_STATIC_INIT_BLOCK() {
+  FunctionDef().def("my_llm_ffi.empty", Empty,
+                    ffi::reflection::Metadata{
+                        {"doc", ffi::String("(shape, dtype, device): A contiguous tensor on the "
+                                            "CPU; its memory is not initialized.")}});
+}
 
 }  // namespace
 }  // namespace mlf

@@ -32,7 +32,10 @@ ffi::Array<int64_t> FormatBlock(const ffi::String& name) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  ffi::reflection::GlobalDef().def("my_llm_ffi.format_block", FormatBlock);
+  ffi::reflection::GlobalDef().def(
+      "my_llm_ffi.format_block", FormatBlock,
+      ffi::reflection::Metadata{
+          {"doc", ffi::String("(format): Weights and bytes of one block of a weight format.")}});
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/file_writer.h"
 #include "base/os_error.h"
 #include "base/quote.h"
 #include "kernels/attention.h"
@@ -48,65 +49,10 @@ std::string Signature(const Model& model, const RopeSettings& rope, const Contex
   return text;
 }
 
-void RefuseNullByte(const char* name, const std::string& path) {
-  if (path.find('\0') != std::string::npos)
-    TVM_FFI_THROW(ValueError) << name << ": path " << QuotedPath(path) << " contains a null byte";
-}
-
-/// Asked before a file is opened: a named pipe would be waited for, a device never ends.
-void RefuseIrregular(const char* name, const std::string& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-    TVM_FFI_THROW(OSError) << name << ": " << QuotedPath(path) << " is not a regular file";
-}
-
-/// Writes beside the target and takes its place when all is written; leaves nothing behind before.
-class Writer {
- public:
-  explicit Writer(const std::string& path) : path_(path), part_(path + ".part") {
-    RefuseNullByte("save_state", path);
-    RefuseIrregular("save_state", path);
-    out_.open(part_, std::ios::binary | std::ios::trunc);
-    Check();
-  }
-  ~Writer() {
-    if (!done_ && out_.is_open()) std::remove(part_.c_str());
-  }
-  Writer(const Writer&) = delete;
-  Writer& operator=(const Writer&) = delete;
-
-  void Bytes(const void* data, size_t n) {
-    out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(n));
-    Check();
-  }
-  template <typename T>
-  void Value(T value) {
-    Bytes(&value, sizeof value);
-  }
-  void Finish() {
-    out_.flush();
-    Check();
-    if (std::rename(part_.c_str(), path_.c_str()) != 0) {
-      ThrowErrno(errno, path_, "write the state file");
-    }
-    done_ = true;
-  }
-
- private:
-  void Check() {
-    if (!out_) ThrowErrno(errno, part_, "write the state file");
-  }
-  std::string path_, part_;
-  std::ofstream out_;
-  bool done_ = false;
-};
-
 class Reader {
  public:
   explicit Reader(const std::string& path) : path_(path) {
-    RefuseNullByte("load_state", path);
-    RefuseIrregular("load_state", path);
+    RefuseIrregularFile("load_state", path);
     in_.open(path, std::ios::binary);
     if (!in_) ThrowErrno(errno, path, "open the state file");
     std::error_code error;
@@ -251,7 +197,7 @@ void Context::SaveState(const std::string& path, std::optional<int64_t> seq) con
     }
   }
   const std::string signature = Signature(*model_, rope_, options_);
-  Writer out(path);
+  FileWriter out("save_state", "the state file", path);
   out.Bytes(kMagic, sizeof kMagic);
   out.Value(kVersion);
   out.Value(static_cast<uint32_t>(signature.size()));

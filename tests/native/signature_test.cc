@@ -114,6 +114,8 @@ void TestBadSignatures() {
       {"(x: T['n', 'f32']) -> T['*b n']", "no tensor before has '*b'"},
       {"(x: T['n', 'f32'], *, a: double = 1) -> None", "unknown type of a"},
       {"(x: T['n', 'f32'], *, a: float = ) -> None", "expected a default"},
+      {"(x: T['n', 'f32'], a: float) -> None", "a is an option before the '*'"},
+      {"(x: T['n', 'f32'], x: T['n']) -> None", "a second x"},
       {"(x: T['n, 'f32']) -> None", "expected"},
       {"(x: T[]) -> None", "x has no shape"},
       {"(x: T['a b c d e f g h i j k l m n o p q', 'f32']) -> None", "too many dimensions"},

@@ -1,0 +1,119 @@
+"""Text and verification of modules; errors that say the place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch_mlir import ir
+
+from . import dialect
+
+_PLACE = re.compile(r'"(?P<file>(?:[^"\\]|\\.)*)":(?P<line>\d+):(?P<column>\d+)')
+
+
+class MlirError(ValueError):
+    """What is wrong with a module, and where.
+
+    Attributes:
+        source: Name of the text.
+        line: Counted from 1; 0 where no text says it.
+        column: Likewise.
+    """
+
+    def __init__(self, message: str, *, source: str = "", line: int = 0, column: int = 0) -> None:
+        where = f"{source}:{line}:{column}: " if line else ""
+        super().__init__(where + message)
+        self.source, self.line, self.column = source, line, column
+
+
+def error_at(operation: Any, message: str) -> MlirError:
+    """The error for an operation, with the place that it comes from.
+
+    Args:
+        operation: Whose place.
+        message: What is wrong.
+    """
+    found = _PLACE.search(str(operation.location))
+    if found is None:
+        return MlirError(message)
+    place = {"line": int(found["line"]), "column": int(found["column"])}
+    return MlirError(message, source=_source(found["file"], "<text>"), **place)
+
+
+def _source(file: str, name: str) -> str:
+    return name if file == "-" else file
+
+
+def _from_mlir(error: ir.MLIRError, name: str) -> MlirError:
+    """The first error that MLIR found; its notes repeat the operation and are left out."""
+    lines = str(error).splitlines()
+    first = next((line for line in lines if line.startswith("error: ")), lines[-1])
+    found = _PLACE.search(first)
+    message = first[len("error: ") :] if first.startswith("error: ") else first
+    if found is None:
+        return MlirError(message.removeprefix("unknown: "))
+    message = message[message.find(found[0]) + len(found[0]) :].removeprefix(": ")
+    return MlirError(
+        message,
+        source=_source(found["file"], name),
+        line=int(found["line"]),
+        column=int(found["column"]),
+    )
+
+
+@contextmanager
+def explained(name: str = "<text>") -> Iterator[None]:
+    """Turns MLIR's errors into ours.
+
+    Args:
+        name: What a text without a file is called in messages.
+    """
+    try:
+        yield
+    except ir.MLIRError as error:
+        raise _from_mlir(error, name) from None
+
+
+def parse(text: str, *, source: str = "<text>") -> ir.Module:
+    """Reads and verifies a module. `str(module)` is its text again.
+
+    Args:
+        text: In MLIR's notation; the dialects of MLIR beside ``llm`` are there too.
+        source: What messages call the text.
+
+    Raises:
+        MlirError: The text is malformed, or an operation in it is wrong; says line and column.
+    """
+    with dialect.context(), explained(source):
+        return ir.Module.parse(text)
+
+
+def parse_file(path: str | os.PathLike[str]) -> ir.Module:
+    """As `parse`, from a file, whose name stands in messages.
+
+    Args:
+        path: The file, UTF-8.
+
+    Raises:
+        MlirError: As `parse` raises it.
+        OSError: It cannot be read.
+    """
+    return parse(Path(path).read_text("utf-8"), source=os.fspath(path))
+
+
+def verify(module: ir.Module) -> None:
+    """Checks all operations of a module.
+
+    Args:
+        module: It, or any operation.
+
+    Raises:
+        MlirError: An operation is wrong; says which one, as the op itself says it.
+    """
+    with explained():
+        module.operation.verify()

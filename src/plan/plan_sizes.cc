@@ -1,0 +1,136 @@
+// Sizes and places of a plan's tensors. Counterparts: plan.h, plan.cc, plan_steps.cc.
+#include <tvm/ffi/extra/c_env_api.h>
+
+#include <algorithm>
+
+#include "base/borrowed_tensor.h"
+#include "base/dtype.h"
+#include "base/quote.h"
+#include "plan/plan.h"
+
+namespace mlf {
+
+using Kind = PlanTensor::Kind;
+
+/// Objects, because functions of Python take nothing less.
+void Plan::LayOutTensors() {
+  const std::vector<PlanTensor>& tensors = program_.tensors();
+  numel_.assign(tensors.size(), 0);
+  offsets_.assign(tensors.size(), 0);
+  for (const PlanTensor& t : tensors) {
+    const std::vector<int64_t> shape(t.shape.size());
+    objects_.push_back(
+        BorrowTensor(ffi::Shape(shape), t.dtype, device_, const_cast<uint8_t*>(t.data)));
+    tensors_.push_back(const_cast<DLTensor*>(objects_.back().GetDLTensorPtr()));
+  }
+}
+
+int64_t Plan::BytesOf(int32_t tensor) const {
+  return numel_[tensor] * DtypeBytes(tensors_[tensor]->dtype);
+}
+
+/// All sizes that follow from what was given, and with them the places of buffers.
+void Plan::Resize() {
+  const auto count = static_cast<int32_t>(tensors_.size());
+  for (int32_t i = 0; i < count; ++i) SizeTensor(i);
+  CheckOutputs();
+  PlaceStorage();
+  moved_ = true;
+  sized_ = true;
+}
+
+void Plan::SizeTensor(int32_t index) {
+  const PlanTensor& declared = program_.tensors()[index];
+  DLTensor& t = *tensors_[index];
+  bool fits = true, empty = false;
+  int64_t bytes = DtypeBytes(t.dtype);
+  for (int i = 0; i < t.ndim; ++i) {
+    t.shape[i] = declared.shape[i].Evaluate(symbols_);
+    if (t.shape[i] < 0)
+      TVM_FFI_THROW(ValueError) << "plan: " << program_.TensorName(index) << " would have size "
+                                << declared.shape[i].text() << "=" << t.shape[i];
+    empty = empty || t.shape[i] == 0;
+  }
+  int64_t stride = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    t.strides[i] = stride;
+    fits = fits && !__builtin_mul_overflow(bytes, t.shape[i], &bytes);
+    stride = fits ? stride * t.shape[i] : 1;
+  }
+  if (!fits && !empty)
+    TVM_FFI_THROW(ValueError) << "plan: " << program_.TensorName(index) << " would have shape "
+                              << ShapeString(TensorView(&t)) << ", which is more than any memory";
+  numel_[index] = empty ? 0 : stride;
+  if (declared.kind != Kind::kView) return;
+  offsets_[index] = declared.offset.Evaluate(symbols_);
+  CheckView(index);
+}
+
+void Plan::CheckView(int32_t index) const {
+  const PlanTensor& view = program_.tensors()[index];
+  const int64_t offset = offsets_[index], room = numel_[view.source];
+  if (offset >= 0 && offset <= room && numel_[index] <= room - offset) return;
+  TVM_FFI_THROW(ValueError) << "plan: view " << index << " would take " << numel_[index]
+                            << " elements from " << offset << " on, "
+                            << program_.TensorName(view.source) << " has " << room;
+}
+
+void Plan::CheckOutputs() const {
+  for (const PlanOutput& output : made_) {
+    const int32_t root = program_.tensors()[output.tensor].root;
+    if (numel_[output.tensor] == numel_[root]) continue;
+    TVM_FFI_THROW(ValueError) << "plan: output " << Quoted(output.name) << " has "
+                              << numel_[output.tensor] << " of the " << numel_[root]
+                              << " elements of " << program_.TensorName(root)
+                              << ", expected the whole of it";
+  }
+}
+
+void Plan::PlaceStorage() {
+  bool same = layout_bytes_ >= 0;  // negative where the last attempt failed
+  for (size_t i = 0; i < lives_.size(); ++i) {
+    const int64_t bytes = BytesOf(life_of_[i]);
+    same = same && lives_[i].bytes == bytes;
+    lives_[i].bytes = bytes;
+  }
+  if (!same) {
+    layout_bytes_ = -1;
+    layout_bytes_ = PlaceBuffers(lives_);
+  }
+  Allocate();
+}
+
+/// Grows only: a plan that goes through many sizes keeps the memory of the largest.
+void Plan::Allocate() {
+  uint8_t* base = nullptr;
+  if (device_.device_type == kDLCPU) {
+    if (storage_.bytes() < layout_bytes_) {
+      storage_ = Buffer();
+      storage_ = Buffer::For("the buffers of a plan", layout_bytes_);
+    }
+    base = storage_.data();
+  } else {
+    // The memory of the framework that the inputs come from.
+    if (!device_storage_ || device_storage_->size(0) < layout_bytes_) {
+      device_storage_.reset();
+      device_storage_ = ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, ffi::Shape({layout_bytes_}),
+                                                  kU8, device_);
+    }
+    base = static_cast<uint8_t*>(device_storage_->data_ptr());
+  }
+  for (size_t i = 0; i < lives_.size(); ++i) {
+    tensors_[life_of_[i]]->data = base + lives_[i].offset;
+  }
+}
+
+void Plan::MoveViews() {
+  const std::vector<PlanTensor>& tensors = program_.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].kind != Kind::kView) continue;
+    auto* source = static_cast<uint8_t*>(tensors_[tensors[i].source]->data);
+    if (source == nullptr) continue;  // empty, or used by nobody
+    tensors_[i]->data = source + offsets_[i] * DtypeBytes(tensors_[i]->dtype);
+  }
+}
+
+}  // namespace mlf
