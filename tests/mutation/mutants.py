@@ -342,8 +342,8 @@ CUDA = (
     Mutant(
         name="a long row on CUDA begins to be read again too late",
         file="src/kernels/norm.cu",
-        old="for (int64_t at = At(kHeld); at < n_; at += kThreads)",
-        new="for (int64_t at = At(kHeld) + kThreads; at < n_; at += kThreads)",
+        old="for (int64_t at = At(kNormHeld); at < n_; at += kThreads)",
+        new="for (int64_t at = At(kNormHeld) + kThreads; at < n_; at += kThreads)",
         tests=("native:cuda_norm_test",),
     ),
     Mutant(
