@@ -212,16 +212,20 @@ class Session:
 
         self._np: Any = np
         self._plan, self._n_ctx = plan, n_ctx
-        self._n_pages = -(-n_ctx // PAGE_SIZE)
         self._position = 0
-        pages = {name: plan.inputs[name] for name in ("k_pages", "v_pages")}
-        self._cache = {
-            name: np.zeros(
-                [self._n_pages if s == "pages" else int(s) for s in v.shape], str(v.dtype)
-            )
-            for name, v in pages.items()
-        }
-        self._positions = np.full((self._n_pages, PAGE_SIZE), -1, np.int32)
+        pages = -(-n_ctx // PAGE_SIZE)
+        self._cache = {}
+        for name in ("k_pages", "v_pages"):
+            value = plan.inputs[name]
+            shape = [pages if size == "pages" else int(size) for size in value.shape]
+            self._cache[name] = np.zeros(shape, str(value.dtype))
+        self._page_positions = np.full((pages, PAGE_SIZE), -1, np.int32)
+        # Position p is entry p; a step takes slices of these.
+        self._positions = np.arange(n_ctx, dtype=np.int32)
+        self._slots = np.arange(n_ctx, dtype=np.int64)
+        self._rows = np.zeros(n_ctx, np.int32)
+        self._pages = np.arange(pages, dtype=np.int32)[None]
+        self._n_vocab = int(plan.outputs["logits"].shape[1])
 
     def decode(self, tokens: Sequence[int], *, outputs: Sequence[int] = (-1,)) -> Any:
         """Appends tokens; logits ``[len(outputs), vocabulary]`` of those at these indices.
@@ -230,22 +234,21 @@ class Session:
             ValueError: There is no room for them.
         """
         np, first, n = self._np, self._position, len(tokens)
-        if first + n > self._n_ctx:
-            raise ValueError(f"{first + n} tokens do not fit n_ctx={self._n_ctx}")
-        positions = np.arange(first, first + n, dtype=np.int32)
-        self._positions.reshape(-1)[first : first + n] = positions
-        used = -(-(first + n) // PAGE_SIZE)
-        result = self._plan.run(
-            {
-                "tokens": np.asarray(tokens, np.int32),
-                "positions": positions,
-                "rows": np.zeros(n, np.int32),
-                "slots": positions.astype(np.int64),
-                "block_table": np.arange(used, dtype=np.int32)[None, :].copy(),
-                "page_positions": self._positions,
-                "outputs": np.asarray([i % n for i in outputs], np.int32),
-                **self._cache,
-            }
-        )
-        self._position += n
-        return result["logits"]
+        end = first + n
+        if end > self._n_ctx:
+            raise ValueError(f"{end} tokens do not fit n_ctx={self._n_ctx}")
+        self._page_positions.reshape(-1)[first:end] = self._positions[first:end]
+        inputs = {
+            "tokens": np.array(tokens, np.int32),
+            "positions": self._positions[first:end],
+            "rows": self._rows[:n],
+            "slots": self._slots[first:end],
+            "block_table": self._pages[:, : -(-end // PAGE_SIZE)],
+            "page_positions": self._page_positions,
+            "outputs": np.array([i % n for i in outputs], np.int32),
+            **self._cache,
+        }
+        logits = np.empty((len(outputs), self._n_vocab), np.float32)
+        self._plan.run(inputs, out={"logits": logits})
+        self._position = end
+        return logits

@@ -2,10 +2,10 @@
 #include "plan/plan.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/quote.h"
 #include "ffi/objects.h"
+#include "plan/constant_memory.h"
 #include "plan/plan_file.h"
 #include "runtime/exclusive.h"
 
@@ -35,6 +35,7 @@ class PlanValueObj : public ffi::Object {
 class PlanBuilderObj : public ffi::Object {
  public:
   Program program;
+  ConstantMemory constants;
   std::atomic_flag in_use = ATOMIC_FLAG_INIT;
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.PlanBuilder", PlanBuilderObj, ffi::Object);
@@ -90,10 +91,10 @@ PlanValueRef AddConstant(const PlanBuilderRef& self, const ffi::String& name,
   std::vector<std::string> shape;
   for (int i = 0; i < view.ndim(); ++i) shape.push_back(std::to_string(view.size(i)));
   const int64_t bytes = view.numel() * DtypeBytes(view.dtype());
-  const auto copy = std::make_shared<const Buffer>(Buffer::For("constant " + Quoted(text), bytes));
-  if (bytes > 0) std::memcpy(copy->data(), Data<void>(view), bytes);
   return ValueOf(self->program,
-                 self->program.AddConstant(text, view.dtype(), shape, {copy, copy->data(), bytes}));
+                 self->program.AddConstant(
+                     text, view.dtype(), shape,
+                     self->constants.Copy("constant " + Quoted(text), Data<void>(view), bytes)));
 }
 
 PlanArgument ToArgument(const ffi::Any& value, size_t position) {
