@@ -95,7 +95,10 @@ class CpuView {
     Require(count == count_, "CpuView: the vector has another size than the shape");
   }
   static void Require(bool holds, const char* message) {
-    if (!holds) throw Error("ValueError", message, "");
+    if (!holds) Refuse(message);
+  }
+  [[noreturn, gnu::cold, gnu::noinline]] static void Refuse(const char* message) {
+    throw Error("ValueError", message, "");
   }
   template <typename T>
   static constexpr DLDataType DtypeOf() {
@@ -112,7 +115,7 @@ class CpuView {
   DLDataType dtype_;
   int ndim_;
   size_t count_ = 1;
-  std::array<int64_t, kMaxDims> shape_{}, strides_{};
+  std::array<int64_t, kMaxDims> shape_, strides_;  // the first ndim_ of them are set
 };
 
 namespace detail {
@@ -171,14 +174,18 @@ class Callee {
   void Run(const tvm::ffi::AnyView* args, size_t count, tvm::ffi::Any* result) const {
     if (call_(handle_, reinterpret_cast<const TVMFFIAny*>(args), static_cast<int32_t>(count),
               reinterpret_cast<TVMFFIAny*>(result)) != 0) {
-      throw tvm::ffi::detail::MoveFromSafeCallRaised();
+      ThrowRaised();
     }
+  }
+
+  [[noreturn, gnu::cold, gnu::noinline]] static void ThrowRaised() {
+    throw tvm::ffi::detail::MoveFromSafeCallRaised();
   }
 
   explicit Callee(TVMFFIObjectHandle handle)
       : handle_(handle), call_(TVMFFIFunctionGetCellPtr(handle)->safe_call) {}
 
-  [[noreturn]] static void ThrowMissing(const std::string& name) {
+  [[noreturn, gnu::cold, gnu::noinline]] static void ThrowMissing(const std::string& name) {
     throw Error("RuntimeError",
                 "there is no " + name +
                     ": link with libmy_llm_ffi.so or call my_llm_ffi::load_library() first; a "

@@ -20,7 +20,7 @@ namespace mlf {
 /// Calls fn(); a std::bad_alloc or std::length_error out of it becomes a MemoryError that names
 /// `call`. tvm-ffi would report both as an InternalError, a bug of this library.
 template <typename Fn>
-decltype(auto) WithMemoryErrors(const std::string& call, Fn&& fn) {
+[[gnu::always_inline]] inline decltype(auto) WithMemoryErrors(const std::string& call, Fn&& fn) {
   try {
     return std::forward<Fn>(fn)();
   } catch (const std::bad_alloc&) {

@@ -31,22 +31,27 @@ bool SameDevice(const TensorView& a, const TensorView& b) {
 }  // namespace
 
 void Signature::Check(Tensors tensors, size_t count) const {
-  if (count != tensors_.size()) {
-    TVM_FFI_THROW(InternalError) << op_ << ": checks " << count << " tensors, declares "
-                                 << tensors_.size();
-  }
+  if (count != tensors_.size()) RefuseCount(count);
   Symbols symbols;
+  std::fill_n(symbols.begin(), symbols_.size(), Bound{-1, 0});
+  size_t first = count;
   for (size_t i = 0; i < count; ++i) {
     if (tensors[i] == nullptr) continue;
-    CheckDtype(tensors, i);
-    CheckShape(tensors, i, symbols);
-    CheckLayout(tensors, i);
+    if (first == count) first = i;
+    if (!MatchDtype(tensors, i)) RefuseDtype(tensors, i);
+    if (!MatchShape(tensors, i, symbols)) RefuseShape(tensors, i, symbols);
+    CheckMemory(tensors, i, first);
   }
   for (size_t i = 0; i < count; ++i) {
     if (tensors[i] != nullptr && tensors_[i].use != TensorSpec::Use::kInput) {
       CheckOverlap(tensors, i);
     }
   }
+}
+
+void Signature::RefuseCount(size_t count) const {
+  TVM_FFI_THROW(InternalError) << op_ << ": checks " << count << " tensors, declares "
+                               << tensors_.size();
 }
 
 int Signature::Choice(std::string_view attribute, std::string_view value) const {
@@ -66,15 +71,17 @@ int Signature::Choice(std::string_view attribute, std::string_view value) const 
 
 // ---- dtype --------------------------------------------------------------------------------------
 
-void Signature::CheckDtype(Tensors tensors, size_t i) const {
+bool Signature::MatchDtype(Tensors tensors, size_t i) const {
   const TensorSpec& spec = tensors_[i];
   const DLDataType dtype = tensors[i]->dtype();
-  if (std::find(spec.dtypes.begin(), spec.dtypes.end(), dtype) != spec.dtypes.end()) return;
-  if (spec.like >= 0 && tensors[spec.like] != nullptr && tensors[spec.like]->dtype() == dtype) {
-    return;
-  }
-  TVM_FFI_THROW(TypeError) << op_ << ": " << spec.name << " is " << DtypeName(dtype)
-                           << ", expected " << ExpectedDtypes(tensors, i);
+  if (std::find(spec.dtypes.begin(), spec.dtypes.end(), dtype) != spec.dtypes.end()) return true;
+  return spec.like >= 0 && tensors[spec.like] != nullptr && tensors[spec.like]->dtype() == dtype;
+}
+
+void Signature::RefuseDtype(Tensors tensors, size_t i) const {
+  TVM_FFI_THROW(TypeError) << op_ << ": " << tensors_[i].name << " is "
+                           << DtypeName(tensors[i]->dtype()) << ", expected "
+                           << ExpectedDtypes(tensors, i);
 }
 
 std::string Signature::ExpectedDtypes(Tensors tensors, size_t i) const {
@@ -89,25 +96,29 @@ std::string Signature::ExpectedDtypes(Tensors tensors, size_t i) const {
 
 // ---- shape --------------------------------------------------------------------------------------
 
-void Signature::CheckShape(Tensors tensors, size_t i, Symbols& symbols) const {
+bool Signature::MatchShape(Tensors tensors, size_t i, Symbols& symbols) const {
   const TensorSpec& spec = tensors_[i];
   const TensorView& t = *tensors[i];
   const auto n_dims = static_cast<int64_t>(spec.dims.size());
-  const int64_t lead = spec.batch >= 0 ? t.ndim() - n_dims : 0;
-  bool match = lead >= 0 && t.ndim() == lead + n_dims;
-  if (match && spec.batch >= 0) match = MatchBatch(tensors, i, lead, symbols);
-  for (int64_t k = 0; match && k < n_dims; ++k) {
+  const int64_t lead = t.ndim() - n_dims;
+  if (lead < 0 || (lead > 0 && spec.batch < 0)) return false;
+  if (spec.batch >= 0 && !MatchBatch(tensors, i, lead, symbols)) return false;
+  const int64_t* sizes = t.shape().data() + lead;
+  for (int64_t k = 0; k < n_dims; ++k) {
     const DimSpec& dim = spec.dims[k];
-    const int64_t size = t.shape()[lead + k];
-    if (dim.kind == DimSpec::Kind::kNumber) match = size == dim.value;
+    if (dim.kind == DimSpec::Kind::kNumber && sizes[k] != dim.value) return false;
     if (dim.kind != DimSpec::Kind::kSymbol) continue;
     Bound& bound = symbols[dim.value];
-    if (bound.by < 0) bound = {static_cast<int>(i), size};
-    match = bound.size == size;
+    if (bound.by < 0) bound = {static_cast<int>(i), sizes[k]};
+    if (bound.size != sizes[k]) return false;
   }
-  if (match) return;
-  TVM_FFI_THROW(ValueError) << op_ << ": " << spec.name << " has shape " << ShapeString(t)
-                            << ", expected [" << ExpectedShape(tensors, i, symbols) << ']';
+  return true;
+}
+
+void Signature::RefuseShape(Tensors tensors, size_t i, const Symbols& symbols) const {
+  TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name << " has shape "
+                            << ShapeString(*tensors[i]) << ", expected ["
+                            << ExpectedShape(tensors, i, symbols) << ']';
 }
 
 bool Signature::MatchBatch(Tensors tensors, size_t i, int64_t lead, Symbols& symbols) const {
@@ -156,38 +167,39 @@ std::string Signature::ExpectedShape(Tensors tensors, size_t i, const Symbols& s
 
 // ---- memory -------------------------------------------------------------------------------------
 
-void Signature::CheckLayout(Tensors tensors, size_t i) const {
+void Signature::CheckMemory(Tensors tensors, size_t i, size_t first) const {
   const TensorView& t = *tensors[i];
-  const std::string& name = tensors_[i].name;
-  if (!t.IsContiguous()) {
-    TVM_FFI_THROW(ValueError) << op_ << ": " << name
-                              << " must be contiguous, got strides of a view of shape "
-                              << ShapeString(t);
-  }
-  CheckDevice(tensors, i);
+  if (!t.IsContiguous()) RefuseStrides(t, i);
+  if (!SameDevice(*tensors[first], t)) RefuseDevice(tensors, i, first);
   // What a FakeTensor of torch arrives as; nothing else of any size is without memory.
-  if (t.data_ptr() == nullptr && t.numel() != 0) {
-    TVM_FFI_THROW(ValueError) << op_ << ": " << name << " has no memory, got a fake or meta tensor";
-  }
+  if (t.data_ptr() == nullptr && t.numel() != 0) RefuseNoMemory(i);
 }
 
-void Signature::CheckDevice(Tensors tensors, size_t i) const {
-  const auto first = std::find_if(tensors, tensors + i, [](auto* t) { return t != nullptr; });
-  if (SameDevice(**first, *tensors[i])) return;
-  const DLDevice a = tensors[i]->device(), b = (*first)->device();
+void Signature::RefuseStrides(const TensorView& t, size_t i) const {
+  TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name
+                            << " must be contiguous, got strides of a view of shape "
+                            << ShapeString(t);
+}
+
+void Signature::RefuseDevice(Tensors tensors, size_t i, size_t first) const {
+  const DLDevice a = tensors[i]->device(), b = tensors[first]->device();
   TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name << " is on device " << a.device_type
-                            << ':' << a.device_id << ", " << tensors_[first - tensors].name
-                            << " is on " << b.device_type << ':' << b.device_id;
+                            << ':' << a.device_id << ", " << tensors_[first].name << " is on "
+                            << b.device_type << ':' << b.device_id;
+}
+
+void Signature::RefuseNoMemory(size_t i) const {
+  TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name
+                            << " has no memory, got a fake or meta tensor";
 }
 
 void Signature::CheckOverlap(Tensors tensors, size_t i) const {
-  const TensorSpec& spec = tensors_[i];
   const ByteRange mine(*tensors[i]);
   for (size_t j = 0; j < tensors_.size(); ++j) {
     if (j == i || tensors[j] == nullptr) continue;
     const ByteRange other(*tensors[j]);
     if (!mine.Overlaps(other)) continue;
-    const auto& allowed = spec.may_be;
+    const auto& allowed = tensors_[i].may_be;
     const bool may_be =
         std::find(allowed.begin(), allowed.end(), static_cast<int>(j)) != allowed.end();
     // The other way round is told when its turn comes, by the one that has the permission.
@@ -195,11 +207,15 @@ void Signature::CheckOverlap(Tensors tensors, size_t i) const {
     const bool may_be_theirs =
         std::find(theirs.begin(), theirs.end(), static_cast<int>(i)) != theirs.end();
     if (may_be_theirs || (may_be && mine == other)) continue;
-    TVM_FFI_THROW(ValueError) << op_ << ": " << spec.name << " overlaps " << tensors_[j].name
-                              << " in memory"
-                              << (may_be ? "; it may be the whole of it or apart from it"
-                                         : ", expected memory of its own");
+    RefuseOverlap(i, j, may_be);
   }
+}
+
+void Signature::RefuseOverlap(size_t i, size_t j, bool may_be) const {
+  TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name << " overlaps " << tensors_[j].name
+                            << " in memory"
+                            << (may_be ? "; it may be the whole of it or apart from it"
+                                       : ", expected memory of its own");
 }
 
 }  // namespace mlf

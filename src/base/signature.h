@@ -72,18 +72,26 @@ class Signature {
 
   /// What a symbol stands for within one call.
   struct Bound {
-    int by = -1;       // the tensor that bound it
-    int64_t size = 0;  // of the dimension; number of leading dimensions for a batch
+    int by;        // the tensor that bound it; -1 as long as none did
+    int64_t size;  // of the dimension; number of leading dimensions for a batch
   };
-  using Symbols = std::array<Bound, kMaxSymbols>;
+  using Symbols = std::array<Bound, kMaxSymbols>;  // those of the signature are set
   using Tensors = const TensorView* const*;
 
-  void CheckDtype(Tensors tensors, size_t i) const;
-  void CheckShape(Tensors tensors, size_t i, Symbols& symbols) const;
+  bool MatchDtype(Tensors tensors, size_t i) const;
+  bool MatchShape(Tensors tensors, size_t i, Symbols& symbols) const;
   bool MatchBatch(Tensors tensors, size_t i, int64_t lead, Symbols& symbols) const;
-  void CheckLayout(Tensors tensors, size_t i) const;
-  void CheckDevice(Tensors tensors, size_t i) const;
+  void CheckMemory(Tensors tensors, size_t i, size_t first) const;
   void CheckOverlap(Tensors tensors, size_t i) const;
+
+  // Apart from the checks, which every call goes through.
+  [[noreturn]] void RefuseCount(size_t count) const;
+  [[noreturn]] void RefuseDtype(Tensors tensors, size_t i) const;
+  [[noreturn]] void RefuseShape(Tensors tensors, size_t i, const Symbols& symbols) const;
+  [[noreturn]] void RefuseStrides(const TensorView& t, size_t i) const;
+  [[noreturn]] void RefuseDevice(Tensors tensors, size_t i, size_t first) const;
+  [[noreturn]] void RefuseNoMemory(size_t i) const;
+  [[noreturn]] void RefuseOverlap(size_t i, size_t j, bool may_be) const;
   std::string ExpectedShape(Tensors tensors, size_t i, const Symbols& symbols) const;
   std::string ExpectedDtypes(Tensors tensors, size_t i) const;
 

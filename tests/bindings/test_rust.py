@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.case import Case, read_case, write_case
+from reference.native_builds import need_cargo
 
 ROOT = Path(__file__).parents[2]
 CRATE = ROOT / "rust/my-llm-ffi"
@@ -91,8 +92,7 @@ def test_choices_that_would_be_one_name_are_refused(llm: types.ModuleType, rust:
 @pytest.fixture(scope="session")
 def cargo(llm: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Runs cargo offline, with one folder for what it builds."""
-    if shutil.which("cargo") is None:
-        pytest.skip("cargo is not here")
+    program = need_cargo()
     if not CRATE.is_dir():
         pytest.skip("the crate is not here: these are the tests of an installed wheel")
     from my_llm_ffi import config
@@ -107,7 +107,7 @@ def cargo(llm: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> An
     }
 
     def run(folder: Path, *arguments: str) -> Path:
-        command = ["cargo", *arguments, "--offline", "--quiet"]
+        command = [program, *arguments, "--offline", "--quiet"]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return Path(target)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.case import Case, read_case, write_case
+from reference.native_builds import need_cargo
 
 from my_llm_ffi import base, config, ops
 from my_llm_ffi.declaration import Op
@@ -175,11 +176,10 @@ def c_caller(folder: Path) -> Caller:
 def rust_caller(folder: Path) -> Caller:
     """The Rust crate, through its example parity_driver."""
     manifest = source("rust", "my-llm-ffi", "Cargo.toml")
-    cargo = shutil.which("cargo") or pytest.skip("no cargo to build the driver with")
     environment = {**os.environ, "CARGO_TARGET_DIR": str(folder / "rust")}
     environment.setdefault("MY_LLM_FFI_PYTHON", sys.executable)
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [cargo, "build", "--offline", "--manifest-path", manifest]
+    command = [need_cargo(), "build", "--offline", "--manifest-path", manifest]
     build([*command, "--example", "parity_driver"], env=environment)
     program = folder / "rust" / "debug" / "examples" / "parity_driver"
     return functools.partial(call_program, [str(program)], folder)

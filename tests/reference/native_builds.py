@@ -16,6 +16,7 @@ import tvm_ffi.libinfo
 from my_llm_ffi import config
 
 _LIMIT_S = 600
+_CARGO = (1, 70)  # rust-version of rust/my-llm-ffi/Cargo.toml
 
 
 def need(*modules: str) -> None:
@@ -31,6 +32,16 @@ def need_tool(*names: str) -> str:
     if found is None:
         pytest.skip(f"{' or '.join(names)} is not installed")
     return found
+
+
+def need_cargo() -> str:
+    """The cargo that the crate can be built with; skips without one."""
+    cargo = need_tool("cargo")
+    words = subprocess.run([cargo, "--version"], capture_output=True, text=True).stdout.split()
+    version = words[1] if len(words) > 1 else "broken"
+    if not version[0].isdigit() or tuple(map(int, version.split(".")[:2])) < _CARGO:
+        pytest.skip(f"{cargo} is {version}, and the crate needs {'.'.join(map(str, _CARGO))}")
+    return cargo
 
 
 def need_headers() -> Path:
