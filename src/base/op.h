@@ -44,12 +44,16 @@ class Op {
   /// ValueError with the op's name and `message` unless `ok`.
   template <typename... Message>
   const Op& That(bool ok, const Message&... message) const {
-    if (!ok) {
-      std::ostringstream os;
-      (os << ... << message);
-      TVM_FFI_THROW(ValueError) << name_ << ": " << os.str();
-    }
+    if (!ok) Refuse(message...);
     return *this;
+  }
+
+  /// The same where the message takes work to make.
+  template <typename... Message>
+  [[noreturn, gnu::cold, gnu::noinline]] void Refuse(const Message&... message) const {
+    std::ostringstream os;
+    (os << ... << message);
+    TVM_FFI_THROW(ValueError) << name_ << ": " << os.str();
   }
 
   /// Index of the value of a Literal among its choices; ValueError for another.

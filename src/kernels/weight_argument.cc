@@ -8,15 +8,18 @@ namespace {
 
 WeightArgument ReadFloats(const Op& op, const WeightParameters& p) {
   const TensorView& t = p.tensor;
-  op.That(!p.format.has_value() && !p.packed, p.packed ? "packed" : "format",
-          " is for a uint8 weight, got ", p.name, " of dtype ", DtypeName(t.dtype()));
+  if (p.format.has_value() || p.packed) {
+    op.Refuse(p.packed ? "packed" : "format", " is for a uint8 weight, got ", p.name, " of dtype ",
+              DtypeName(t.dtype()));
+  }
   const int64_t rows = t.size(0), cols = t.size(1);
   return {FormatOfDtype(t.dtype()), rows, cols,
           ArrayView(Data<void>(t), kU8, {rows, cols * DtypeBytes(t.dtype())}, t.device())};
 }
 
 const FormatInfo& ReadFormat(const Op& op, const WeightParameters& p) {
-  op.That(p.format.has_value(), p.name, " is uint8, expected format= one of ", FormatNames());
+  if (!p.format.has_value())
+    op.Refuse(p.name, " is uint8, expected format= one of ", FormatNames());
   const ffi::String name = *p.format;
   op.Choice("format", name);
   return *FindFormat(std::string_view(name.data(), name.size()));
@@ -41,9 +44,10 @@ WeightArgument ReadBytes(const Op& op, const WeightParameters& p) {
 int64_t ReadRows(const Op& op, const WeightParameters& p, int64_t rows) {
   if (!p.rows.has_value()) return rows;
   const int64_t padding = p.packed && rows > 0 ? kTileRows - 1 : 0;
-  op.That(*p.rows >= rows - padding && *p.rows <= rows, "rows is ", *p.rows, ", expected ",
-          padding > 0 ? std::to_string(rows - padding) + " to " : "", rows, " (from ", p.name, ")");
-  return *p.rows;
+  if (*p.rows >= rows - padding && *p.rows <= rows) return *p.rows;
+  op.Refuse("rows is ", *p.rows, ", expected ",
+            padding > 0 ? std::to_string(rows - padding) + " to " : "", rows, " (from ", p.name,
+            ")");
 }
 
 }  // namespace
