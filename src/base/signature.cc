@@ -94,7 +94,12 @@ void Signature::CheckShape(Tensors tensors, size_t i, Symbols& symbols) const {
   const TensorView& t = *tensors[i];
   const auto n_dims = static_cast<int64_t>(spec.dims.size());
   const int64_t lead = spec.batch >= 0 ? t.ndim() - n_dims : 0;
+  if (t.ndim() > 0 && t.shape().data() == nullptr) {
+    TVM_FFI_THROW(ValueError) << op_ << ": " << spec.name << " has no shape, expected " << t.ndim()
+                              << " sizes";
+  }
   bool match = lead >= 0 && t.ndim() == lead + n_dims;
+  for (int64_t k = 0; match && k < t.ndim(); ++k) match = t.shape()[k] >= 0;
   if (match && spec.batch >= 0) match = MatchBatch(tensors, i, lead, symbols);
   for (int64_t k = 0; match && k < n_dims; ++k) {
     const DimSpec& dim = spec.dims[k];

@@ -47,6 +47,9 @@ def test_errors_of_tensors_are_those_of_python(llm, checks):
     assert checks["dtype"] == said_by(lambda: norm(x.astype("f8"), weight, out=x.copy()))
     assert checks["overlap"] == said_by(lambda: norm(x, x[0], out=x))
     assert checks["eps"] == said_by(lambda: norm(x, weight, eps=-1.0))
+    assert checks["no sizes"] == "ValueError: softmax: x has no shape, expected 2 sizes"
+    assert checks["negative"].startswith("ValueError: softmax: x has shape [-2, 4], expected [")
+    assert checks["too large"].startswith("ValueError: empty: shape[0] is 2305843009213693952, ")
     assert checks["devices"] == "ValueError: argmax: out is on device 1:0, x is on 8:0"
     assert checks["device"].startswith("NotImplementedError: softmax: ")
 

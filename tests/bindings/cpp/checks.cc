@@ -49,6 +49,12 @@ void Tensors() {
   Fails("null", [&] { llm::CpuView(static_cast<float*>(nullptr), {4}); });
   Fails("null pointer",
         [&] { llm::ops::rms_norm(static_cast<const DLTensor*>(nullptr), gain, output); });
+  DLTensor odd{x.data(), llm::kCpu, 2, llm::kFloat32, nullptr, nullptr, 0};
+  Fails("no sizes", [&] { llm::ops::softmax(&odd, &odd); });
+  int64_t negative[] = {-2, 4};
+  odd.shape = negative;
+  Fails("negative", [&] { llm::ops::softmax(&odd, &odd); });
+  Fails("too large", [] { llm::empty({int64_t{1} << 61}, {kDLFloat, 64, 1}, llm::kCpu); });
   Fails("vector", [&] { llm::CpuView(x, {3}); });
   Fails("parse", [&] { llm::parse<llm::ops::RopeScaling>("cubic"); });
   Check(llm::parse<llm::Format>("Q4_K") == llm::Format::kQ4_K, "parse");
