@@ -56,6 +56,7 @@ def test_errors_of_tensors_are_those_of_python(llm, checks):
 
 def test_errors_of_the_client_name_what_is_wrong(checks):
     assert checks["null"] == "ValueError: CpuView: data is null"
+    assert checks["wraps"] == "ValueError: CpuView: the sizes are too large"
     assert checks["vector"].startswith("ValueError: CpuView: ")
     assert checks["parse"] == "ValueError: \"cubic\" is none of 'none', 'linear', 'yarn'"
     assert checks["null pointer"].startswith("InternalError: ")  # of tvm-ffi's own view
@@ -86,6 +87,9 @@ def test_errors_of_requests_are_those_of_python(llm, checks, model_file):
 def test_what_a_callback_throws_arrives(checks):
     assert checks["callback error"] == "KeyError: mine"
     assert checks["callback exception"] == "RuntimeError: far out"
+    for name, call in (("", "call_with"), (" of threads", "call_from_threads")):
+        said = f"TypeError: {call}: callback is None, expected a function"
+        assert checks[f"no callback{name}"] == said
     assert checks["callback int"] == "RuntimeError: a callback threw what is no std::exception"
     assert checks["callback thread"] == "RuntimeError: thread 2"
     assert checks["progress"] == "RuntimeError: enough"
