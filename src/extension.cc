@@ -102,11 +102,22 @@ int64_t StaticGetSecond(const IntPair& pair) { return pair->second; }
 
 // ---- callbacks ----------------------------------------------------------------------------------
 
-ffi::Any CallWith(const ffi::Function& callback, const ffi::Any& value) { return callback(value); }
+/// None arrives as a function that is not there.
+void RequireCallback(const char* name, const ffi::Function& callback) {
+  if (callback == nullptr) {
+    TVM_FFI_THROW(TypeError) << name << ": callback is None, expected a function";
+  }
+}
+
+ffi::Any CallWith(const ffi::Function& callback, const ffi::Any& value) {
+  RequireCallback("call_with", callback);
+  return callback(value);
+}
 
 /// Calls callback(thread, i) for i < n_calls from each of n_threads threads and adds up the
 /// results. An exception must not leave a std::thread: the first one is carried to the caller.
 int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_t n_calls) {
+  RequireCallback("call_from_threads", callback);
   if (n_threads < 0 || n_threads > 64 || n_calls < 0) {
     TVM_FFI_THROW(ValueError) << "call_from_threads: n_threads is " << n_threads << ", n_calls is "
                               << n_calls << "; expected 0 to 64, and at least 0";

@@ -20,6 +20,8 @@ typedef struct {
   int (*call)(TVMFFIObjectHandle function, TVMFFIAny* args, int32_t count, TVMFFIAny* result);
   int (*type_index)(const TVMFFIByteArray* key, int32_t* out);
   const TVMFFITypeInfo* (*type_info)(int32_t index);
+  int (*create)(void* self, TVMFFISafeCallType call, void (*deleter)(void*),
+                TVMFFIObjectHandle* out);
   int (*drop)(TVMFFIObjectHandle object);
   void (*move_error)(TVMFFIObjectHandle* out);
   void (*set_error)(const char* kind, const char* message);
@@ -28,27 +30,31 @@ typedef struct {
 /* One for the program, however many files include this. */
 __attribute__((weak)) mlf_api_t mlf_api;
 
-/* Loads libmy_llm_ffi.so for good. NULL, or what is wrong. Call it once, before everything else. */
+/* Loads libmy_llm_ffi.so for good. NULL, or what is wrong. Call it once, before everything else,
+ * which fails until then. */
 static inline const char* mlf_open(const char* path) {
+  mlf_api_t api;
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (library == NULL) return dlerror();
   const struct {
     const char* name;
     void* place;
   } wanted[] = {
-      {"TVMFFIFunctionGetGlobal", &mlf_api.get_global},
-      {"TVMFFIFunctionCall", &mlf_api.call},
-      {"TVMFFITypeKeyToIndex", &mlf_api.type_index},
-      {"TVMFFIGetTypeInfo", &mlf_api.type_info},
-      {"TVMFFIObjectDecRef", &mlf_api.drop},
-      {"TVMFFIErrorMoveFromRaised", &mlf_api.move_error},
-      {"TVMFFIErrorSetRaisedFromCStr", &mlf_api.set_error},
+      {"TVMFFIFunctionGetGlobal", &api.get_global},
+      {"TVMFFIFunctionCall", &api.call},
+      {"TVMFFITypeKeyToIndex", &api.type_index},
+      {"TVMFFIGetTypeInfo", &api.type_info},
+      {"TVMFFIFunctionCreate", &api.create},
+      {"TVMFFIObjectDecRef", &api.drop},
+      {"TVMFFIErrorMoveFromRaised", &api.move_error},
+      {"TVMFFIErrorSetRaisedFromCStr", &api.set_error},
   };
   for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; ++i) {
     void* symbol = dlsym(library, wanted[i].name);
     if (symbol == NULL) return dlerror();
     memcpy(wanted[i].place, &symbol, sizeof symbol);
   }
+  mlf_api = api;
   return NULL;
 }
 
@@ -126,7 +132,16 @@ typedef struct {
 } mlf_error;
 
 static inline mlf_error mlf_take_error(void) {
+  static const char kind[] = "RuntimeError";
+  static const char message[] = "the library is not open: call mlf_open() first";
   mlf_error error = {NULL, {"", 0}, {"", 0}};
+  if (mlf_api.move_error == NULL) {
+    const TVMFFIByteArray kind_bytes = {kind, sizeof kind - 1};
+    const TVMFFIByteArray message_bytes = {message, sizeof message - 1};
+    error.kind = kind_bytes;
+    error.message = message_bytes;
+    return error;
+  }
   mlf_api.move_error(&error.object);
   if (error.object != NULL) {
     TVMFFIErrorCell cell;
@@ -147,37 +162,66 @@ static inline void mlf_print_error(FILE* out) {
           error.message.data);
   mlf_drop_error(&error);
 }
-static inline int mlf_missing(const char* type, const char* name) {
-  char message[256];
-  snprintf(message, sizeof message,
-           "there is no %s%s%s: call mlf_open() first; a library of an older release may lack it",
-           type, *type ? "." : "", name);
-  mlf_api.set_error("RuntimeError", message);
+/* Fails with an error: `return mlf_fail("ValueError", "…");` in a callback. */
+static inline int mlf_fail(const char* kind, const char* message) {
+  mlf_api.set_error(kind, message);
   return -1;
 }
 
 /* ---- calls ---------------------------------------------------------------------------------- */
 
-/* Calls a registered function; `*cache` keeps it. `result` may be NULL, or is to be released. */
+static inline int mlf_missing(const char* type, const char* name) {
+  char message[256];
+  snprintf(message, sizeof message, "there is no %s%s%s: a library of an older release may lack it",
+           type, *type ? "." : "", name);
+  return mlf_fail("RuntimeError", message);
+}
+
+/* A registered function, or NULL after an error. */
+static inline TVMFFIObjectHandle mlf_find(const char* name) {
+  const TVMFFIByteArray key = {name, strlen(name)};
+  TVMFFIObjectHandle function = NULL;
+  if (mlf_api.get_global == NULL || mlf_api.get_global(&key, &function) != 0) return NULL;
+  if (function == NULL) mlf_missing("", name);
+  return function;
+}
+
+/* A method, or NULL after an error. */
+static inline TVMFFIObjectHandle mlf_find_method(const char* type, const char* name) {
+  const TVMFFIByteArray key = {type, strlen(type)};
+  int32_t index = 0;
+  if (mlf_api.type_index == NULL || mlf_api.type_index(&key, &index) != 0) return NULL;
+  const TVMFFITypeInfo* info = mlf_api.type_info(index);
+  for (int32_t i = 0; i < info->num_methods; ++i) {
+    const TVMFFIByteArray found = info->methods[i].name;
+    if (found.size == strlen(name) && memcmp(found.data, name, found.size) == 0) {
+      return info->methods[i].method.v_obj;
+    }
+  }
+  mlf_missing(type, name);
+  return NULL;
+}
+
+/* Calls a function that was found. `result` may be NULL, or is to be released; None after an
+ * error. */
 static inline int mlf_run(TVMFFIObjectHandle function, TVMFFIAny* args, int32_t count,
                           TVMFFIAny* result) {
   TVMFFIAny returned = mlf_none();
-  const int status = mlf_api.call(function, args, count, &returned);
-  if (status == 0 && result != NULL) {
+  const int status = function == NULL ? -1 : mlf_api.call(function, args, count, &returned);
+  if (result != NULL) {
     *result = returned;
-  } else if (status == 0) {
+  } else {
     mlf_release(&returned);
   }
   return status;
 }
 
+/* Calls a registered function; `*cache` keeps it. */
 static inline int mlf_call(TVMFFIObjectHandle* cache, const char* name, TVMFFIAny* args,
                            int32_t count, TVMFFIAny* result) {
   TVMFFIObjectHandle function = __atomic_load_n(cache, __ATOMIC_ACQUIRE);
   if (function == NULL) {
-    const TVMFFIByteArray key = {name, strlen(name)};
-    if (mlf_api.get_global(&key, &function) != 0) return -1;
-    if (function == NULL) return mlf_missing("", name);
+    function = mlf_find(name);
     __atomic_store_n(cache, function, __ATOMIC_RELEASE);
   }
   return mlf_run(function, args, count, result);
@@ -188,17 +232,7 @@ static inline int mlf_call_method(TVMFFIObjectHandle* cache, const char* type, c
                                   TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
   TVMFFIObjectHandle function = __atomic_load_n(cache, __ATOMIC_ACQUIRE);
   if (function == NULL) {
-    const TVMFFIByteArray key = {type, strlen(type)};
-    int32_t index = 0;
-    if (mlf_api.type_index(&key, &index) != 0) return -1;
-    const TVMFFITypeInfo* info = mlf_api.type_info(index);
-    for (int32_t i = 0; function == NULL && i < info->num_methods; ++i) {
-      const TVMFFIMethodInfo* method = &info->methods[i];
-      if (method->name.size == strlen(name) && memcmp(method->name.data, name, strlen(name)) == 0) {
-        function = method->method.v_obj;
-      }
-    }
-    if (function == NULL) return mlf_missing(type, name);
+    function = mlf_find_method(type, name);
     __atomic_store_n(cache, function, __ATOMIC_RELEASE);
   }
   return mlf_run(function, args, count, result);
@@ -211,15 +245,61 @@ static inline int mlf_call_spread(TVMFFIObjectHandle* cache, const char* type, c
   TVMFFIAny few[32];
   TVMFFIAny* args = few;
   if (count >= 32) args = (TVMFFIAny*)malloc(((size_t)count + 1) * sizeof *args);
-  if (args == NULL) {
-    mlf_api.set_error("MemoryError", "no memory for the arguments of a call");
-    return -1;
-  }
+  if (args == NULL) return mlf_fail("MemoryError", "no memory for the arguments of a call");
   args[0] = self;
   for (int32_t i = 0; i < count; ++i) args[i + 1] = mlf_tensor(tensors[i]);
   const int status = mlf_call_method(cache, type, name, args, count + 1, result);
   if (args != few) free(args);
   return status;
+}
+
+/* ---- lists, maps, callbacks ----------------------------------------------------------------- */
+
+/* A list: token ids, texts, objects. What is in it is shared, not taken. */
+static inline int mlf_list(TVMFFIAny* items, int32_t count, TVMFFIAny* out) {
+  static TVMFFIObjectHandle mlf_function;
+  return mlf_call(&mlf_function, "ffi.Array", items, count, out);
+}
+
+/* A map of n pairs, {key, value, key, value, …}: the fields of a request or of a configuration. */
+static inline int mlf_map(TVMFFIAny* pairs, int32_t n, TVMFFIAny* out) {
+  static TVMFFIObjectHandle mlf_function;
+  return mlf_call(&mlf_function, "ffi.Map", pairs, 2 * n, out);
+}
+
+/* A callback: the library calls call(self, args, count, result), from any thread, and
+ * deleter(self), which may be NULL, when it needs it no more. `args` are lent; `*result`, None
+ * before, is the library's; 0 says that it went well, mlf_fail that it did not. */
+static inline int mlf_callback(void* self, TVMFFISafeCallType call, void (*deleter)(void*),
+                               TVMFFIAny* out) {
+  TVMFFIObjectHandle function = NULL;
+  *out = mlf_none();
+  if (mlf_api.create == NULL || mlf_api.create(self, call, deleter, &function) != 0) return -1;
+  out->type_index = kTVMFFIFunction;
+  out->v_obj = (TVMFFIObject*)function;
+  return 0;
+}
+
+/* Reads a field of an object. */
+static inline int mlf_get_field(TVMFFIAny self, const char* type, const char* name,
+                                TVMFFIAny* out) {
+  char message[256];
+  const TVMFFITypeInfo* info = NULL;
+  *out = mlf_none();
+  if (mlf_api.type_info == NULL) return -1;
+  if (self.type_index >= kTVMFFIStaticObjectBegin) info = mlf_api.type_info(self.type_index);
+  if (info == NULL || strcmp(info->type_key.data, type) != 0) {
+    snprintf(message, sizeof message, "%s: expected %s, got %s", name, type,
+             info == NULL ? "no object" : info->type_key.data);
+    return mlf_fail("TypeError", message);
+  }
+  for (int32_t i = 0; i < info->num_fields; ++i) {
+    const TVMFFIFieldInfo* field = &info->fields[i];
+    if (field->name.size == strlen(name) && memcmp(field->name.data, name, field->name.size) == 0) {
+      return field->getter((char*)self.v_obj + field->offset, out);
+    }
+  }
+  return mlf_missing(type, name);
 }
 
 #endif /* MY_LLM_FFI_C_CALL_H_ */

@@ -9,6 +9,40 @@
 extern "C" {
 #endif
 
+/* Why a generation ended. */
+enum mlf_finish_reason {
+  MLF_FINISH_REASON_NOT_FINISHED = 0,
+  MLF_FINISH_REASON_END_ID = 1,
+  MLF_FINISH_REASON_STOP_WORDS = 2,
+  MLF_FINISH_REASON_LENGTH = 3,
+  MLF_FINISH_REASON_CANCELLED = 4,
+  MLF_FINISH_REASON_TIMED_OUT = 5,
+  MLF_FINISH_REASON_ERROR = 6,
+};
+
+/* When a beam search ends before `max_new_tokens`. */
+enum mlf_early_stopping {
+  MLF_EARLY_STOPPING_HEURISTIC = 0,
+  MLF_EARLY_STOPPING_FIRST = 1,
+  MLF_EARLY_STOPPING_NEVER = 2,
+};
+
+/* What is admitted while others run. */
+enum mlf_scheduler_policy {
+  MLF_SCHEDULER_POLICY_MAX_UTILIZATION = 0,
+  MLF_SCHEDULER_POLICY_GUARANTEED_NO_EVICT = 1,
+};
+
+/* What a token of a vocabulary is, as GGUF numbers it. */
+enum mlf_token_type {
+  MLF_TOKEN_TYPE_NORMAL = 1,
+  MLF_TOKEN_TYPE_UNKNOWN = 2,
+  MLF_TOKEN_TYPE_CONTROL = 3,
+  MLF_TOKEN_TYPE_USER_DEFINED = 4,
+  MLF_TOKEN_TYPE_UNUSED = 5,
+  MLF_TOKEN_TYPE_BYTE = 6,
+};
+
 /* y = x + 1 over float32 vectors on the CPU; y may be x itself. */
 static inline int mlf_add_one(const DLTensor* x, const DLTensor* y) {
   static TVMFFIObjectHandle mlf_function;
@@ -436,6 +470,16 @@ static inline int mlf_gguf_metadata(TVMFFIAny self, const TVMFFIByteArray* key, 
   return mlf_call_method(&mlf_function, "my_llm_ffi.Gguf", "metadata", mlf_args, 2, out);
 }
 
+/* The first number. */
+static inline int mlf_int_pair_first(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.IntPair", "first", out);
+}
+
+/* The second number. */
+static inline int mlf_int_pair_second(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.IntPair", "second", out);
+}
+
 /* The first number, through a method. */
 static inline int mlf_int_pair_get_first(TVMFFIAny self, TVMFFIAny* out) {
   static TVMFFIObjectHandle mlf_function;
@@ -844,6 +888,107 @@ static inline int mlf_plan_builder_build(TVMFFIAny self, TVMFFIAny* out) {
   static TVMFFIObjectHandle mlf_function;
   TVMFFIAny mlf_args[] = {self};
   return mlf_call_method(&mlf_function, "my_llm_ffi.PlanBuilder", "build", mlf_args, 1, out);
+}
+
+/* Its number in the plan. */
+static inline int mlf_plan_value_index(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.PlanValue", "index", out);
+}
+
+/* Its name; empty where it has none. */
+static inline int mlf_plan_value_name(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.PlanValue", "name", out);
+}
+
+/* Type of its elements. */
+static inline int mlf_plan_value_dtype(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.PlanValue", "dtype", out);
+}
+
+/* Its sizes: numbers, names, expressions. */
+static inline int mlf_plan_value_shape(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.PlanValue", "shape", out);
+}
+
+/* Whether a call writes it. */
+static inline int mlf_plan_value_written(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.PlanValue", "written", out);
+}
+
+/* What `Executor.enqueue_request` returned. */
+static inline int mlf_response_request_id(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "request_id", out);
+}
+
+/* As the request has it. */
+static inline int mlf_response_client_id(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "client_id", out);
+}
+
+/* Of the request's answers; ranked ones begin with the best. */
+static inline int mlf_response_sequence_index(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "sequence_index", out);
+}
+
+/* NOT_FINISHED before the sequence's last response. */
+static inline int mlf_response_finish_reason(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "finish_reason", out);
+}
+
+/* Of the prompt, found computed. */
+static inline int mlf_response_cached_tokens(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "cached_tokens", out);
+}
+
+/* New tokens, without the one that ended the answer. */
+static inline int mlf_response_tokens(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "tokens", out);
+}
+
+/* Their text as far as it is sure: never half a character, nothing of a stop word. */
+static inline int mlf_response_text(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "text", out);
+}
+
+/* Why it was not completed. */
+static inline int mlf_response_error(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "error", out);
+}
+
+/* Sum over the answer, its end token included; 0 unless log-probabilities or a ranking were
+ * wanted. */
+static inline int mlf_response_cumulative_logprob(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "cumulative_logprob", out);
+}
+
+/* Probability that the last mask left. */
+static inline int mlf_response_mask_fraction(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "mask_fraction", out);
+}
+
+/* The last one of the sequence. */
+static inline int mlf_response_is_sequence_final(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "is_sequence_final", out);
+}
+
+/* The last one of the request. */
+static inline int mlf_response_is_request_final(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "is_request_final", out);
+}
+
+/* Of the new tokens, where wanted. */
+static inline int mlf_response_logprobs(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "logprobs", out);
+}
+
+/* Of the prompt's tokens after the first, where wanted. */
+static inline int mlf_response_prompt_logprobs(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "prompt_logprobs", out);
+}
+
+/* float32 `[1, n_embd]` (DLPack) of a request with `pooling`. */
+static inline int mlf_response_embedding(TVMFFIAny self, TVMFFIAny* out) {
+  return mlf_get_field(self, "my_llm_ffi.Response", "embedding", out);
 }
 
 /* A sampler without stages, which apply in the order in which they are added. */

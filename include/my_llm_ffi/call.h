@@ -85,14 +85,16 @@ class CpuView {
     for (int i = ndim_ - 1; i >= 0; --i) {
       Require(sizes[i] >= 0, "CpuView: a size is negative");
       shape_[i] = sizes[i];
-      strides_[i] = static_cast<int64_t>(count_);
-      count_ *= static_cast<size_t>(sizes[i]);
+      strides_[i] = count_;
+      const bool overflows = __builtin_mul_overflow(count_, sizes[i], &count_);
+      Require(!overflows, "CpuView: the sizes are too large");
     }
     Require(data != nullptr || count_ == 0, "CpuView: data is null");
   }
 
   void RequireCount(size_t count) const {
-    Require(count == count_, "CpuView: the vector has another size than the shape");
+    Require(count == static_cast<size_t>(count_),
+            "CpuView: the vector has another size than the shape");
   }
   static void Require(bool holds, const char* message) {
     if (!holds) Refuse(message);
@@ -114,7 +116,7 @@ class CpuView {
   void* data_;
   DLDataType dtype_;
   int ndim_;
-  size_t count_ = 1;
+  int64_t count_ = 1;
   std::array<int64_t, kMaxDims> shape_, strides_;  // the first ndim_ of them are set
 };
 

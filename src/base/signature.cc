@@ -102,8 +102,13 @@ bool Signature::MatchShape(Tensors tensors, size_t i, Symbols& symbols) const {
   const auto n_dims = static_cast<int64_t>(spec.dims.size());
   const int64_t lead = t.ndim() - n_dims;
   if (lead < 0 || (lead > 0 && spec.batch < 0)) return false;
+  const int64_t* shape = t.shape().data();
+  if (shape == nullptr && t.ndim() > 0) RefuseNoShape(t, i);
+  for (int64_t k = 0; k < t.ndim(); ++k) {
+    if (shape[k] < 0) return false;
+  }
   if (spec.batch >= 0 && !MatchBatch(tensors, i, lead, symbols)) return false;
-  const int64_t* sizes = t.shape().data() + lead;
+  const int64_t* sizes = shape + lead;
   for (int64_t k = 0; k < n_dims; ++k) {
     const DimSpec& dim = spec.dims[k];
     if (dim.kind == DimSpec::Kind::kNumber && sizes[k] != dim.value) return false;
@@ -119,6 +124,11 @@ void Signature::RefuseShape(Tensors tensors, size_t i, const Symbols& symbols) c
   TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name << " has shape "
                             << ShapeString(*tensors[i]) << ", expected ["
                             << ExpectedShape(tensors, i, symbols) << ']';
+}
+
+void Signature::RefuseNoShape(const TensorView& t, size_t i) const {
+  TVM_FFI_THROW(ValueError) << op_ << ": " << tensors_[i].name << " has no shape, expected "
+                            << t.ndim() << " sizes";
 }
 
 bool Signature::MatchBatch(Tensors tensors, size_t i, int64_t lead, Symbols& symbols) const {

@@ -88,6 +88,7 @@ class Signature {
   [[noreturn]] void RefuseCount(size_t count) const;
   [[noreturn]] void RefuseDtype(Tensors tensors, size_t i) const;
   [[noreturn]] void RefuseShape(Tensors tensors, size_t i, const Symbols& symbols) const;
+  [[noreturn]] void RefuseNoShape(const TensorView& t, size_t i) const;
   [[noreturn]] void RefuseStrides(const TensorView& t, size_t i) const;
   [[noreturn]] void RefuseDevice(Tensors tensors, size_t i, size_t first) const;
   [[noreturn]] void RefuseNoMemory(size_t i) const;

@@ -11,12 +11,22 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
+int64_t BytesOf(const DLTensor& tensor) {
+  int64_t bytes = DtypeBytes(tensor.dtype);
+  for (int i = 0; i < tensor.ndim; ++i) {
+    const int64_t size = tensor.shape[i];
+    if (size < 0 || __builtin_mul_overflow(bytes, size, &bytes)) {
+      TVM_FFI_THROW(ValueError) << "empty: shape[" << i << "] is " << size
+                                << ", expected 0 or more, and 2^63 bytes at most in all";
+    }
+  }
+  return bytes;
+}
+
 struct CpuAllocator {
   void AllocData(DLTensor* tensor) {
     constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 register
-    int64_t count = 1;
-    for (int i = 0; i < tensor->ndim; ++i) count *= tensor->shape[i];
-    const size_t bytes = count * DtypeBytes(tensor->dtype);
+    const auto bytes = static_cast<size_t>(BytesOf(*tensor));
     const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     tensor->data = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
     if (tensor->data == nullptr) {

@@ -40,9 +40,9 @@ def run(command: list[object], **options: object) -> subprocess.CompletedProcess
     return subprocess.run(words, capture_output=True, text=True, timeout=300, **options)
 
 
-def build(command: list[object]) -> None:
+def build(command: list[object], **options: object) -> None:
     """Compiles; what the compiler says is the failure."""
-    done = run(command)
+    done = run(command, **options)
     assert done.returncode == 0, done.stderr
 
 
@@ -67,6 +67,22 @@ def build_c(source: Path, program: Path, *extra: str) -> Path:
     cc = compiler("CC", "gcc", "clang")
     build([cc, "-std=c11", *WARNINGS, *extra, *flags("cflags"), source, "-ldl", "-o", program])
     return program
+
+
+def cargo_environment(target: object) -> dict[str, str]:
+    """For cargo, and what it builds into a folder: the libraries of this Python, but no Python."""
+    from tvm_ffi.libinfo import find_libtvm_ffi
+
+    from my_llm_ffi import config
+
+    return {
+        **os.environ,
+        "CARGO_TARGET_DIR": str(target),
+        "CARGO_NET_OFFLINE": "true",
+        "MY_LLM_FFI_PYTHON": "",
+        "MY_LLM_FFI_LIBDIR": str(config.libdir()),
+        "TVM_FFI_LIBDIR": str(Path(find_libtvm_ffi()).parent),
+    }
 
 
 def without_python() -> dict[str, str]:

@@ -9,11 +9,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 from parity.case import Case, write_case
+from reference.gguf_files import TinySpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from compiling import ROOT, build_c, run, said_by, without_python
 from driving_cases import check_driver_errors
+
+HERE = Path(__file__).parent / "c"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +51,7 @@ def test_objects(library, tmp_path):
         "size 1",
         "Batch",
         "TypeError",
-        "there is no my_llm_ffi.Batch.nothing: call mlf_open() first; a library of an older "
-        "release may lack it",
+        "there is no my_llm_ffi.Batch.nothing: a library of an older release may lack it",
     ]
 
 
@@ -81,6 +83,31 @@ int main(int argc, char** argv) {
   return 0;
 }
 """
+
+
+def test_what_goes_wrong(llm, library, tiny_file, tmp_path):
+    """Calls before the library is open, after close() and release, and callbacks that fail."""
+    model_file = tiny_file(TinySpec())
+    program = build_c(HERE / "checks.c", tmp_path / "checks")
+    done = run([program, library, model_file], env=without_python())
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    for name in ("not open", "method not open", "callback not open", "another library"):
+        assert said[name] == "RuntimeError: the library is not open: call mlf_open() first"
+    assert said["callback"] == said["threads"] == "TypeError: no number"
+    assert said["no file"] == said_by(lambda: llm.Model("/no/such/model.gguf"))
+    assert said["no path"].startswith("TypeError: ")
+    assert said["post-processor"] == "logits post-processor: no mask today"
+    assert said["shut down"] == "RuntimeError: this Executor is shut down"
+    assert said["field"] == "TypeError: text: expected my_llm_ffi.Response, got my_llm_ffi.Executor"
+    assert said["field of none"] == "TypeError: text: expected my_llm_ffi.Response, got no object"
+    model = llm.Model(model_file)
+    context = model.context(n_ctx=64)
+    context.close()
+    assert said["closed"] == said_by(lambda: context.n_ctx)
+    assert said["released"].startswith("TypeError: ")
+    model.close()
+    assert said["closed model"] == said_by(model.context)
 
 
 def test_a_plan(llm, library, tmp_path):

@@ -47,12 +47,16 @@ def test_errors_of_tensors_are_those_of_python(llm, checks):
     assert checks["dtype"] == said_by(lambda: norm(x.astype("f8"), weight, out=x.copy()))
     assert checks["overlap"] == said_by(lambda: norm(x, x[0], out=x))
     assert checks["eps"] == said_by(lambda: norm(x, weight, eps=-1.0))
+    assert checks["no sizes"] == "ValueError: softmax: x has no shape, expected 2 sizes"
+    assert checks["negative"].startswith("ValueError: softmax: x has shape [-2, 4], expected [")
+    assert checks["too large"].startswith("ValueError: empty: shape[0] is 2305843009213693952, ")
     assert checks["devices"] == "ValueError: argmax: out is on device 1:0, x is on 8:0"
     assert checks["device"].startswith("NotImplementedError: softmax: ")
 
 
 def test_errors_of_the_client_name_what_is_wrong(checks):
     assert checks["null"] == "ValueError: CpuView: data is null"
+    assert checks["wraps"] == "ValueError: CpuView: the sizes are too large"
     assert checks["vector"].startswith("ValueError: CpuView: ")
     assert checks["parse"] == "ValueError: \"cubic\" is none of 'none', 'linear', 'yarn'"
     assert checks["null pointer"].startswith("InternalError: ")  # of tvm-ffi's own view
@@ -83,6 +87,9 @@ def test_errors_of_requests_are_those_of_python(llm, checks, model_file):
 def test_what_a_callback_throws_arrives(checks):
     assert checks["callback error"] == "KeyError: mine"
     assert checks["callback exception"] == "RuntimeError: far out"
+    for name, call in (("", "call_with"), (" of threads", "call_from_threads")):
+        said = f"TypeError: {call}: callback is None, expected a function"
+        assert checks[f"no callback{name}"] == said
     assert checks["callback int"] == "RuntimeError: a callback threw what is no std::exception"
     assert checks["callback thread"] == "RuntimeError: thread 2"
     assert checks["progress"] == "RuntimeError: enough"

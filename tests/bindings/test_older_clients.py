@@ -5,6 +5,7 @@ scripts/keep_client keeps headers and programs of a release; nothing of it is ed
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable
@@ -16,7 +17,17 @@ from reference.gguf_files import TinySpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from compiling import ROOT, WARNINGS, build, build_cpp, compiler, flags, run, without_python
+from compiling import (
+    ROOT,
+    WARNINGS,
+    build,
+    build_cpp,
+    cargo_environment,
+    compiler,
+    flags,
+    run,
+    without_python,
+)
 
 KEPT = sorted((ROOT / "tests/golden/clients").glob("*.tar.xz"))
 
@@ -56,6 +67,22 @@ def test_c(llm: ModuleType, kept: Path, tmp_path: Path) -> None:
     done = run([program, base.library_path()], env=without_python())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"my_llm_ffi {llm.__version__}\n")
+
+
+def test_rust(
+    llm: ModuleType, kept: Path, tiny_file: Callable[[TinySpec], Path], tmp_path: Path
+) -> None:
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        pytest.skip("cargo is not here")
+    model, environment = tiny_file(TinySpec()), cargo_environment(tmp_path / "target")
+    crate = kept / "rust/my-llm-ffi"
+    build([cargo, "build", "--quiet", "--examples"], cwd=crate, env=environment)
+    for name, arguments in (("ops", []), ("generate", [model, "Hello", "8"]), ("serve", [model])):
+        program = tmp_path / "target/debug/examples" / name
+        done = run([program, *arguments], env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def test_a_library_of_ops(llm: ModuleType, kept: Path, tmp_path: Path) -> None:

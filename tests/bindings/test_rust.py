@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pytest
 from parity.case import Case, read_case, write_case
 from reference.native_builds import need_cargo
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from compiling import ROOT, cargo_environment
+
 CRATE = ROOT / "rust/my-llm-ffi"
 
 
@@ -95,16 +99,8 @@ def cargo(llm: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> An
     program = need_cargo()
     if not CRATE.is_dir():
         pytest.skip("the crate is not here: these are the tests of an installed wheel")
-    from my_llm_ffi import config
-
     target = os.environ.get("CARGO_TARGET_DIR") or str(tmp_path_factory.mktemp("cargo"))
-    environment = {
-        **os.environ,
-        "CARGO_TARGET_DIR": target,
-        "MY_LLM_FFI_PYTHON": "",
-        "MY_LLM_FFI_LIBDIR": str(config.libdir()),
-        "TVM_FFI_LIBDIR": tvm_libdir(),
-    }
+    environment = cargo_environment(target)
 
     def run(folder: Path, *arguments: str) -> Path:
         command = [program, *arguments, "--offline", "--quiet"]
@@ -114,13 +110,6 @@ def cargo(llm: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> An
 
     run.environment = environment  # type: ignore[attr-defined]
     return run
-
-
-def tvm_libdir() -> str:
-    """Folder of libtvm_ffi.so."""
-    from tvm_ffi.libinfo import find_libtvm_ffi
-
-    return str(Path(find_libtvm_ffi()).parent)
 
 
 def test_a_client_of_other_ops_builds_elsewhere(

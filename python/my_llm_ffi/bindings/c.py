@@ -12,7 +12,7 @@ from ..declaration import REQUIRED, Attribute, Op
 from ..render import describe_tensor, split_doc
 from . import interface
 from .cpp_text import call_like, identifier
-from .interface import Function, Type
+from .interface import Enum, Field, Function, Type
 
 _WIDTH = 94
 # type of the registry: type in C, what wraps it
@@ -127,6 +127,20 @@ def _method(f: Function, owner: str) -> str:
     )
 
 
+def _field(f: Field, owner: str) -> str:
+    head = f"static inline int mlf_{_snake(owner)}_{f.name}"
+    given = ["self", f'"my_llm_ffi.{owner}"', f'"{f.name}"', "out"]
+    start = call_like(head, ["TVMFFIAny self", "TVMFFIAny* out"], " {")
+    call = call_like("return mlf_get_field", given, ";", "  ")
+    return f"{_comment(f.doc)}{start}\n{call}\n}}\n"
+
+
+def _enum(e: Enum) -> str:
+    prefix = f"MLF_{_snake(e.name).upper()}"
+    values = "".join(f"  {prefix}_{name} = {number},\n" for name, number in e.values)
+    return f"{_comment(e.doc)}enum mlf_{_snake(e.name)} {{\n{values}}};\n"
+
+
 def _snake(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
@@ -155,10 +169,13 @@ def ops_header(ops: Sequence[Op]) -> str:
 
 
 def objects_header() -> str:
-    """c_objects.h: functions, and methods of objects."""
-    functions = [_plain(f) for f in interface.functions()]
-    functions += [_method(m, o.name) for o in interface.objects() for m in o.methods]
-    return _header("Functions and objects in C", "MY_LLM_FFI_C_OBJECTS_H_", functions)
+    """c_objects.h: enums, functions, fields and methods of objects."""
+    parts = [_enum(e) for e in interface.enums()]
+    parts += [_plain(f) for f in interface.functions()]
+    for o in interface.objects():
+        parts += [_field(f, o.name) for f in o.fields]
+        parts += [_method(m, o.name) for m in o.methods]
+    return _header("Functions and objects in C", "MY_LLM_FFI_C_OBJECTS_H_", parts)
 
 
 def dispatch(ops: Sequence[Op]) -> str:

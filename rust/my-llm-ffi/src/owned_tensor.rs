@@ -55,6 +55,10 @@ impl Tensor {
         static SHAPE: CachedFunction = CachedFunction::new("ffi.Shape");
         // SAFETY: checks the shape, reads no memory.
         unsafe { TensorView::from_raw_parts(std::ptr::null(), dtype, Device::CPU, shape) }?;
+        let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
+        if !bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok()) {
+            return Err(Error::value(format!("{dtype}{shape:?} does not fit memory")));
+        }
         let sizes: Vec<Arg<'_>> = shape.iter().map(|n| Arg::from(*n as i64)).collect();
         let sizes = SHAPE.call_known(&sizes)?;
         EMPTY.call_known(&[Arg::from(&sizes), Arg::from(dtype), Arg::from(Device::CPU)])?.to()
@@ -75,11 +79,16 @@ impl Tensor {
     /// # Errors
     /// `BufferError` where somebody else refers to it.
     pub fn view_mut(&mut self) -> Result<TensorViewMut<'_>> {
-        if !self.object.is_unique() {
+        if !self.is_unique() {
             let text = "a tensor cannot be written to while others refer to it";
             return Err(Error::new("BufferError", text));
         }
         self.writable_view()
+    }
+
+    /// Whether this is the one reference to it.
+    pub(crate) fn is_unique(&self) -> bool {
+        self.object.is_unique()
     }
 
     fn writable_view(&mut self) -> Result<TensorViewMut<'_>> {

@@ -334,8 +334,12 @@ impl Plan {
     ///
     /// # Errors
     /// `ValueError` where there is no such parameter. Here or in the next run: `ValueError` where the
-    /// shape is wrong, `TypeError` where the dtype is.
+    /// shape is wrong, `TypeError` where the dtype is. `BufferError` where the plan writes to it and
+    /// somebody else refers to the tensor.
     pub fn bind(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        if !tensor.is_unique() {
+            self.check_only_read(name)?;
+        }
         let (name, tensor) = (Any::text(name)?, Any::from(tensor));
         invoke!(Plan, "bind", self.arg(), Arg::from(&name), Arg::from(&tensor))?.to()
     }
@@ -359,6 +363,16 @@ impl Plan {
         static RUN: crate::object::Method = crate::object::Method::new("run");
         // It writes to outputs, and to inputs that were checked just now.
         RUN.call(Self::key(), &arguments)?.to()
+    }
+
+    fn check_only_read(&self, parameter: &str) -> Result<()> {
+        for value in self.parameters()? {
+            if value.name()? == parameter && value.is_written()? {
+                let text = format!("plan: {parameter} is written to, while others refer to it");
+                return Err(Error::new("BufferError", text));
+            }
+        }
+        Ok(())
     }
 
     fn check_lent(&self, inputs: &[PlanInput<'_>]) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Plans: built, run, saved, loaded, refused.
 
 use my_llm_ffi::{
-    Element, Plan, PlanArgument, PlanBuilder, PlanInput, Size, Tensor, TensorView, TensorViewMut,
+    Any, Element, Plan, PlanArgument, PlanBuilder, PlanInput, Size, Tensor, TensorView,
+    TensorViewMut,
 };
 
 const FUNCTION: &str = "my_llm_ffi.rms_norm";
@@ -90,4 +91,25 @@ fn what_is_written_must_be_lent_for_it() {
     let lent = TensorViewMut::new(&mut x, &[1, 4]).unwrap();
     plan.run(&mut [lent.into(), seen.into()], &mut []).unwrap();
     assert!(plan.run(&mut [], &mut []).is_err());
+}
+
+#[test]
+fn a_parameter_that_is_written_is_the_plans_alone() {
+    let mut builder = PlanBuilder::new().unwrap();
+    let logits = builder.parameter("logits", f32::DTYPE, &[1.into(), 4.into()]).unwrap();
+    let seen = builder.input("seen", i32::DTYPE, &[1.into(), 1.into()]).unwrap();
+    let (penalties, none) = (Tensor::from_slice(&[2.0f32], &[1]).unwrap(), PlanArgument::None);
+    let penalties = builder.constant("penalties", penalties).unwrap();
+    let arguments = [(&logits).into(), (&seen).into(), (&penalties).into(), none, none];
+    builder.call("my_llm_ffi.apply_penalties", &arguments).unwrap();
+    let mut plan = builder.build().unwrap();
+    let shared = Any::from(Tensor::from_slice(&[1.0f32; 4], &[1, 4]).unwrap());
+    let other = shared.object().unwrap();
+    let error = plan.bind("logits", shared.to().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), "BufferError");
+    assert_eq!(error.message(), "plan: logits is written to, while others refer to it");
+    drop(other);
+    plan.bind("logits", Tensor::from_slice(&[1.0f32; 4], &[1, 4]).unwrap()).unwrap();
+    let seen = TensorView::new(&[0i32], &[1, 1]).unwrap();
+    plan.run(&mut [seen.into()], &mut []).unwrap();
 }

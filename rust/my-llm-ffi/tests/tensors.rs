@@ -69,6 +69,8 @@ fn a_tensor_owns_its_memory() {
     let zeros = Tensor::zeros::<F16>(&[3]).unwrap();
     assert_eq!(zeros.as_slice::<F16>().unwrap(), [F16(0); 3]);
     assert!(Tensor::zeros::<f32>(&[1 << 60, 1 << 10]).is_err());
+    let wraps = Tensor::zeros::<f64>(&[1 << 61]).unwrap_err(); // 2^64 bytes
+    assert_eq!(wraps.to_string(), "ValueError: float64[2305843009213693952] does not fit memory");
     assert!(Tensor::from_slice(&[1.0f32], &[2]).is_err());
     assert_eq!(Tensor::zeros::<f32>(&[0, 5]).unwrap().as_slice::<f32>().unwrap(), []);
 }

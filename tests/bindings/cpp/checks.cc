@@ -49,6 +49,14 @@ void Tensors() {
   Fails("null", [&] { llm::CpuView(static_cast<float*>(nullptr), {4}); });
   Fails("null pointer",
         [&] { llm::ops::rms_norm(static_cast<const DLTensor*>(nullptr), gain, output); });
+  DLTensor odd{x.data(), llm::kCpu, 2, llm::kFloat32, nullptr, nullptr, 0};
+  Fails("no sizes", [&] { llm::ops::softmax(&odd, &odd); });
+  int64_t negative[] = {-2, 4};
+  odd.shape = negative;
+  Fails("negative", [&] { llm::ops::softmax(&odd, &odd); });
+  Fails("too large", [] { llm::empty({int64_t{1} << 61}, {kDLFloat, 64, 1}, llm::kCpu); });
+  std::vector<float> none;
+  Fails("wraps", [&] { llm::CpuView(none, {int64_t{1} << 62, 4}); });
   Fails("vector", [&] { llm::CpuView(x, {3}); });
   Fails("parse", [&] { llm::parse<llm::ops::RopeScaling>("cubic"); });
   Check(llm::parse<llm::Format>("Q4_K") == llm::Format::kQ4_K, "parse");
@@ -69,6 +77,8 @@ void Callbacks() {
         [] { llm::call_with([](Any) -> Any { throw Error("KeyError", "mine", ""); }, 1); });
   Fails("callback exception",
         [] { llm::call_with([](Any) -> Any { throw std::out_of_range("far out"); }, 1); });
+  Fails("no callback", [] { llm::call_with({}, 1); });
+  Fails("no callback of threads", [] { llm::call_from_threads({}, 1, 1); });
   Fails("callback int", [] { llm::call_with([](Any) -> Any { throw 3; }, 1); });
   Fails("callback thread", [] {
     llm::call_from_threads(
