@@ -87,6 +87,43 @@ def test_damaged_text_is_refused_with_a_place_or_is_right(cut, junk):
         assert error.line >= 1
 
 
+@pytest.mark.parametrize(
+    ("before", "repeated"),
+    [
+        ("module attributes {llm.a = ", "["),
+        ("func.func private @f(%a: ", "tuple<"),
+        ("", "module {"),
+        ("func.func @f() -> ", "("),
+        ("module {} loc(", 'callsite("a" at '),
+    ],
+)
+def test_what_is_nested_too_deeply_for_a_parser(before, repeated):
+    """A hundred thousand levels end the process where nobody counts."""
+    with pytest.raises(mlir.MlirError, match=r"^<text>:1:\d+: more than 256 . are open$"):
+        mlir.parse(before + repeated * 257)
+    deep = "module {" * 200 + "}" * 200
+    assert str(mlir.parse(deep)).count("module") == 200
+    strings = f'// {"(" * 300}\nmodule attributes {{llm.a = "{"{" * 300}"}} {{}}'
+    assert "{{{" in str(mlir.parse(strings))
+
+
+def test_what_is_no_text():
+    for wrong, error in ((None, TypeError), (b"ML\xefR", TypeError), ("\ud800", ValueError)):
+        with pytest.raises(error, match=r"^text "):
+            mlir.parse(wrong)
+    with pytest.raises(TypeError, match=r"^module is str, expected a Module"):
+        mlir.verify(SOURCE)
+    with pytest.raises(TypeError, match=r"^pipeline is NoneType, expected str"):
+        mlir.run_pipeline(mlir.parse(SOURCE), None)
+
+
+def test_a_file_that_is_no_utf8(tmp_path):
+    path = tmp_path / "bad.mlir"
+    path.write_bytes("// ä\n  ".encode() + b"\xff")
+    with pytest.raises(mlir.MlirError, match=f"^{re.escape(str(path))}:2:3: a byte is no UTF-8"):
+        mlir.parse_file(path)
+
+
 def test_a_file(tmp_path):
     path = tmp_path / "norm.mlir"
     path.write_text(SOURCE.replace("rms_norm", "rms_nrom"), "utf-8")
