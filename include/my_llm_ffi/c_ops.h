@@ -84,7 +84,8 @@ static inline int mlf_argmax(const DLTensor* x, const DLTensor* out) {
  * sum as in Milakov and Gimelshein, "Online normalizer calculation for softmax",
  * arXiv:1805.02867).
  * On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and
- * cu_k are not checked: a bound outside the rows is moved into them.
+ * cu_k are not checked: a bound outside the rows is moved into them. Every GPU takes a head_dim
+ * of up to 2000; one that its shared memory has no room for is refused (NotImplementedError).
  * q: `[queries, heads, head_dim]`, float32, float16 or bfloat16. Queries; heads is a multiple of
  * kv_heads.
  * k: `[keys, kv_heads, head_dim]`, dtype of `q`. Keys.
@@ -316,7 +317,9 @@ static inline int mlf_pack_weight(const DLTensor* weight, const DLTensor* out, c
  * et al., arXiv:2309.06180; one pass over them with running maximum and sum is Milakov and
  * Gimelshein's, arXiv:1805.02867. IndexError where a row or a page lies outside its table.
  * On CUDA the weights of 16-bit pages are rounded to their dtype where q has it too, and the
- * values in tables are not checked: a row or page that is not there holds nothing.
+ * values in tables are not checked: a row or page that is not there holds nothing. Every GPU
+ * takes a head_dim of up to 2000; one that its shared memory has no room for is refused
+ * (NotImplementedError).
  * q: `[tokens, heads, head_dim]`, float32, float16 or bfloat16. Queries, one row per token;
  * heads is a multiple of kv_heads.
  * k_pages: `[pages, kv_heads, head_dim, 32]`, float32, float16 or bfloat16. Keys of each page,

@@ -131,7 +131,9 @@ class Builder(Graph):
         softmax", arXiv:1805.02867).
 
         On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and
-        cu_k are not checked: a bound outside the rows is moved into them.
+        cu_k are not checked: a bound outside the rows is moved into them. Every GPU takes a
+        head_dim of up to 2000; one that its shared memory has no room for is refused
+        (NotImplementedError).
 
         Args:
             q: ``[queries, heads, head_dim]``, float32, float16 or bfloat16. Queries; heads is a
@@ -509,7 +511,9 @@ class Builder(Graph):
         outside its table.
 
         On CUDA the weights of 16-bit pages are rounded to their dtype where q has it too, and the
-        values in tables are not checked: a row or page that is not there holds nothing.
+        values in tables are not checked: a row or page that is not there holds nothing. Every GPU
+        takes a head_dim of up to 2000; one that its shared memory has no room for is refused
+        (NotImplementedError).
 
         Args:
             q: ``[tokens, heads, head_dim]``, float32, float16 or bfloat16. Queries, one row per

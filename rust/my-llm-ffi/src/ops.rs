@@ -477,7 +477,8 @@ impl Default for AttentionOptions {
 /// arXiv:1805.02867).
 ///
 /// On CUDA the weights of 16-bit inputs are rounded to their dtype, and the values of cu_q and cu_k
-/// are not checked: a bound outside the rows is moved into them.
+/// are not checked: a bound outside the rows is moved into them. Every GPU takes a head_dim of up
+/// to 2000; one that its shared memory has no room for is refused (NotImplementedError).
 ///
 /// - `q`: `[queries, heads, head_dim]`, float32, float16 or bfloat16. Queries; heads is a
 ///   multiple of kv_heads.
@@ -1249,7 +1250,9 @@ impl Default for PagedAttentionOptions {
 /// Gimelshein's, arXiv:1805.02867. IndexError where a row or a page lies outside its table.
 ///
 /// On CUDA the weights of 16-bit pages are rounded to their dtype where q has it too, and the
-/// values in tables are not checked: a row or page that is not there holds nothing.
+/// values in tables are not checked: a row or page that is not there holds nothing. Every GPU takes
+/// a head_dim of up to 2000; one that its shared memory has no room for is refused
+/// (NotImplementedError).
 ///
 /// - `q`: `[tokens, heads, head_dim]`, float32, float16 or bfloat16. Queries, one row per
 ///   token; heads is a multiple of kv_heads.
