@@ -64,6 +64,7 @@ def test_samples_go_through_text_and_back(name):
         ("eps = 1.0e-05", "eps = ", 2, 0, "expected attribute value"),
         ("tensor<4x8xf32>,", "!llm.quart<3>,", 1, 0, "dynamic type"),
         ("}\n", "", 0, 0, "expected"),
+        ('"llm.rms_norm"', "llm.rms_norm", 2, 8, 'stands without quotes, expected "llm.rms_norm"'),
     ],
 )
 def test_malformed_text(old, new, line, column, message):

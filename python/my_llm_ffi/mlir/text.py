@@ -16,6 +16,7 @@ from . import dialect
 
 _PLACE = re.compile(r'"(?P<file>(?:[^"\\]|\\.)*)":(?P<line>\d+):(?P<column>\d+)')
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|->|>=|[()\[\]{}<>]')
+_CUSTOM = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|(?<![\w.!#])llm\.(\w+)')
 _OPENED_BY = {")": "(", "]": "[", "}": "{", ">": "<"}
 _MAX_NESTED = 256
 
@@ -98,8 +99,24 @@ def parse(text: str, *, source: str = "<text>") -> ir.Module:
     """
     as_utf8("text", text)
     _check_nesting(text, source)
-    with dialect.context(), explained(source):
-        return ir.Module.parse(text)
+    try:
+        with dialect.context(), explained(source):
+            return ir.Module.parse(text)
+    except MlirError as error:
+        if not error.line:
+            _refuse_custom_form(text, source)
+        raise
+
+
+def _refuse_custom_form(text: str, source: str) -> None:
+    """Where an operation stands without quotes MLIR looks for its own parser, and says nothing."""
+    for found in _CUSTOM.finditer(text):
+        if found[1] is not None and dialect.is_operation(found[1]):
+            raise MlirError(
+                f'llm.{found[1]} stands without quotes, expected "llm.{found[1]}"(…)',
+                source=source,
+                **_place(text, found.start()),
+            )
 
 
 def _check_nesting(text: str, source: str) -> None:
