@@ -108,6 +108,18 @@ def test_what_is_nested_too_deeply_for_a_parser(before, repeated):
     assert "{{{" in str(mlir.parse(strings))
 
 
+@pytest.mark.parametrize(
+    ("first", "next_one"), [("#a0 = 1", "#a{} = [#a{}]"), ("!a0 = i1", "!a{} = tuple<!a{}>")]
+)
+def test_names_of_names_that_nest_too_deeply(first, next_one):
+    def text(n):
+        return "\n".join([first, *(next_one.format(i + 1, i) for i in range(n)), SOURCE])
+
+    mlir.parse(text(200))
+    with pytest.raises(mlir.MlirError, match=r"^<text>:257:\d+: more than 256 names stand for"):
+        mlir.parse(text(300))
+
+
 def test_what_is_no_text():
     for wrong, error in ((None, TypeError), (b"ML\xefR", TypeError), ("\ud800", ValueError)):
         with pytest.raises(error, match=r"^text "):

@@ -16,6 +16,7 @@ from . import dialect
 
 _PLACE = re.compile(r'"(?P<file>(?:[^"\\]|\\.)*)":(?P<line>\d+):(?P<column>\d+)')
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|->|>=|[()\[\]{}<>]')
+_ALIAS = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|([#!][\w.$-]+)(\s*=)?')
 _CUSTOM = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|(?<![\w.!#])llm\.(\w+)')
 _OPENED_BY = {")": "(", "]": "[", "}": "{", ">": "<"}
 _MAX_NESTED = 256
@@ -99,6 +100,7 @@ def parse(text: str, *, source: str = "<text>") -> ir.Module:
     """
     as_utf8("text", text)
     _check_nesting(text, source)
+    _check_aliases(text, source)
     try:
         with dialect.context(), explained(source):
             return ir.Module.parse(text)
@@ -131,6 +133,24 @@ def _check_nesting(text: str, source: str) -> None:
                 raise MlirError(f"more than {_MAX_NESTED} {token} are open", source=source, **place)
         elif token in _OPENED_BY:
             depth[_OPENED_BY[token]] -= depth[_OPENED_BY[token]] > 0
+
+
+def _check_aliases(text: str, source: str) -> None:
+    """Refuses names of names of names, which nest what they stand for."""
+    depth: dict[str, int] = {}
+    defined = ""
+    for found in _ALIAS.finditer(text):
+        name = found[1]
+        if name is None:
+            continue
+        if found[2]:
+            defined, depth[name] = name, 1
+        elif defined:
+            depth[defined] = max(depth[defined], depth.get(name, 0) + 1)
+            if depth[defined] > _MAX_NESTED:
+                place = _place(text, found.start())
+                said = f"more than {_MAX_NESTED} names stand for one another"
+                raise MlirError(said, source=source, **place)
 
 
 def _place(text: str, at: int) -> dict[str, int]:
