@@ -222,9 +222,9 @@ def test_sizes_are_checked_when_they_are_given(size, message):
 @pytest.mark.parametrize(
     ("size", "n", "message"),
     [
-        ("n // (n - 3)", 3, "divides by 0"),
+        ("n // (n - 3)", 3, 'plan: buffer 1: size "n // (n - 3)" divides by 0'),
         ("n - 4", 3, "would have size n - 4=-1"),
-        (f"n * {2**62}", 3, "does not fit 64 bits"),
+        (f"n * {2**62}", 3, f'plan: buffer 1: size "n * {2**62}" does not fit 64 bits'),
         (f"n * {2**60}", 1, "more than any memory"),
     ],
 )
@@ -262,6 +262,47 @@ def test_names_and_dtypes_are_checked():
     ):
         with pytest.raises(TypeError):
             wrong()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda b, x: b.input(None, "float32", (1,)), "name is NoneType, expected str"),
+        (lambda b, x: b.parameter(3, "float32", (1,)), "name is int, expected str"),
+        (lambda b, x: b.constant(ONES, name=b"w"), "name is bytes, expected str"),
+        (lambda b, x: b.view(None, (1,)), "value is NoneType, expected a PlanValue"),
+        (lambda b, x: b.call(3, x), "function is int, expected str"),
+        (lambda b, x: b.output("y", None), "value is NoneType, expected a PlanValue"),
+        (lambda b, x: b.output(None, x), "name is NoneType, expected str"),
+        (lambda b, x: b.build().bind(None), "Plan.bind: parameters is NoneType, expected arrays"),
+        (lambda b, x: b.build().bind({3: ONES}), "Plan.bind: a name is int, expected str"),
+        (lambda b, x: b.build().run(None), "Plan.run: inputs is NoneType, expected arrays by n"),
+        (lambda b, x: b.build().run([ONES]), "Plan.run: inputs is list, expected arrays by name"),
+        (lambda b, x: b.build().run({"x": ONES}, out=[ONES]), "Plan.run: out is list, expected a"),
+        (lambda b, x: llm.Plan.load("x", allow=3), "allow is int, expected a sequence of names"),
+        (lambda b, x: llm.Plan.load("x", allow=[3]), "an item of allow is int, expected str"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(wrong, message):
+    b = llm.PlanBuilder()
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        wrong(b, b.input("x", "float32", ("n",)))
+
+
+def test_values_of_another_builder_are_refused():
+    """Their number would mean another tensor."""
+    b, other = llm.PlanBuilder(), llm.PlanBuilder()
+    x, foreign = b.input("x", "float32", ("n", 16)), other.input("y", "float32", ("n", 16))
+    y = b.buffer("float32", ("n", 16))
+    for wrong, what in (
+        (lambda: b.call("silu_mul", x, foreign, y), "argument 1"),
+        (lambda: b.view(foreign, (16,)), "value"),
+        (lambda: b.output("y", foreign), "value"),
+    ):
+        with pytest.raises(ValueError, match=f"plan: {what} is a value of another builder"):
+            wrong()
+    (again,) = b.build().inputs.values()  # what a plan shows is its builder's
+    b.call("silu_mul", again, x, y)
 
 
 def test_an_output_that_nobody_writes_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,27 @@ def test_a_full_session_says_so(tiny_file):
     session.decode(PROMPT[:8])
     with pytest.raises(ValueError, match="9 tokens do not fit n_ctx=8"):
         session.decode([1])
+
+
+def test_wrong_arguments_are_named(tiny_file):
+    path = tiny_file(TinySpec())
+    plan = plans.llama(path)
+    session = plans.Session(plan, n_ctx=8)
+    for wrong, error, message in (
+        (lambda: plans.llama(path, kv_dtype="int8"), ValueError, "kv_dtype is 'int8', expe"),
+        (lambda: plans.Session(None, n_ctx=8), TypeError, "plan is NoneType, expected a Plan"),
+        (lambda: plans.Session(plan, n_ctx=0), ValueError, "n_ctx is 0, expected 1 or greater"),
+        (lambda: plans.Session(plan, n_ctx=1.5), TypeError, "n_ctx is float, expected an integer"),
+        (lambda: session.decode([]), ValueError, "tokens is empty, expected one or more"),
+        (lambda: session.decode("abc"), TypeError, "tokens is str, expected token ids"),
+        (lambda: session.decode([1.5]), TypeError, "an item of tokens is float, expected an int"),
+        (lambda: session.decode([2**31]), IndexError, "tokens has 2147483648, expected an id"),
+        (lambda: session.decode([1], outputs=(1,)), ValueError, "outputs has 1, expected an index"),
+        (lambda: session.decode([1], outputs=0), TypeError, "outputs is int, expected indices"),
+    ):
+        with pytest.raises(error, match=f"^{re.escape(message)}"):
+            wrong()
+    assert session.decode([1, 2], outputs=(0, -1)).shape[0] == 2
 
 
 def test_the_example(tiny_file, tmp_path):

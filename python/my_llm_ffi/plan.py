@@ -7,13 +7,13 @@ and run the same one through its registered methods. docs/guide_plan.md shows ho
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
 import tvm_ffi
 
 from . import _ffi_api, arrays
-from .checks import as_count, as_path
+from .checks import as_count, as_path, as_utf8
 from .declaration import PREFIX
 
 PlanValue = _ffi_api.PlanValue
@@ -43,6 +43,7 @@ class PlanBuilder(_ffi_api.Wrapper):
             dtype: ``"float32"``, ``"int32"`` and so on.
             shape: Its sizes.
         """
+        as_utf8("name", name)
         value: PlanValue = self._handle.input(name, _dtype(dtype), _shape("shape", shape))
         return value
 
@@ -54,6 +55,7 @@ class PlanBuilder(_ffi_api.Wrapper):
             name: No other input, constant or parameter has it.
         """
         tensor = arrays.shared_or_copied("PlanBuilder.constant", "array", array)
+        as_utf8("name", name)
         value: PlanValue = self._handle.constant(name, tensor)
         return value
 
@@ -65,6 +67,7 @@ class PlanBuilder(_ffi_api.Wrapper):
             dtype: ``"float32"``, ``"int32"`` and so on.
             shape: Its sizes.
         """
+        as_utf8("name", name)
         value: PlanValue = self._handle.parameter(name, _dtype(dtype), _shape("shape", shape))
         return value
 
@@ -88,7 +91,8 @@ class PlanBuilder(_ffi_api.Wrapper):
             shape: Sizes of the view.
             offset: How many elements of ``value`` stand before the view.
         """
-        made: PlanValue = self._handle.view(value, _shape("shape", shape), _size("offset", offset))
+        sizes, begin = _shape("shape", shape), _size("offset", offset)
+        made: PlanValue = self._handle.view(_value("value", value), sizes, begin)
         return made
 
     def call(self, function: str, *arguments: Argument) -> None:
@@ -100,6 +104,7 @@ class PlanBuilder(_ffi_api.Wrapper):
             *arguments: In the order of the registered function: the tensors of an op, its outputs,
                 its options (``None``, numbers, bools, text), none of them left out.
         """
+        as_utf8("function", function)
         full = function if "." in function else PREFIX + function
         self._handle.call(full, list(arguments))
 
@@ -111,7 +116,8 @@ class PlanBuilder(_ffi_api.Wrapper):
             value: A buffer is written where the caller wants it. An input is what a call wrote in
                 place: the run gives the caller's own array back.
         """
-        self._handle.output(name, value)
+        as_utf8("name", name)
+        self._handle.output(name, _value("value", value))
 
     def build(self) -> Plan:
         """The plan. The builder goes on as it is, and may build others."""
@@ -187,7 +193,8 @@ class Plan(_ffi_api.Wrapper):
             ValueError: There is no such parameter, or the shape is wrong.
             TypeError: The dtype is wrong, or an array cannot be shared.
         """
-        for name, array in parameters.items():
+        for name, array in _mapping("Plan.bind: parameters", parameters).items():
+            as_utf8("Plan.bind: a name", name)
             arrays.check_array("Plan.bind", name, array)
             self._handle.bind(name, tvm_ffi.from_dlpack(array))
 
@@ -210,12 +217,13 @@ class Plan(_ffi_api.Wrapper):
             RuntimeError: Another thread runs this plan.
         """
         given = _in_order("Plan.run: inputs", inputs, self._inputs)
+        into = {} if out is None else _mapping("Plan.run: out", out)
         for name, array in zip(self._inputs, given):
             if type(array) not in arrays.known_types:
                 arrays.check_array("Plan.run", name, array)
         made: dict[str, Any] = {}
         try:
-            made = self._results(given, {} if out is None else out)
+            made = self._results(given, into)
             if arrays.torch_seen:
                 self._check_torch(given, made)
             self._handle.run(*given, *made.values())
@@ -257,6 +265,7 @@ class Plan(_ffi_api.Wrapper):
 
 def _in_order(what: str, given: Mapping[str, Any], names: Mapping[str, Any]) -> list[Any]:
     """The values of ``given`` for each name; ValueError where they are not the same names."""
+    given = _mapping(what, given)
     try:
         values = [given[name] for name in names]
     except KeyError as error:
@@ -265,6 +274,18 @@ def _in_order(what: str, given: Mapping[str, Any], names: Mapping[str, Any]) -> 
         others = [name for name in given if name not in names]
         raise ValueError(f"{what} has {others[0]!r}, expected {list(names)}")
     return values
+
+
+def _mapping(what: str, given: Any) -> Mapping[str, Any]:
+    if type(given) is not dict and not isinstance(given, Mapping):
+        raise TypeError(f"{what} is {type(given).__name__}, expected arrays by name")
+    return given
+
+
+def _value(name: str, value: Any) -> PlanValue:
+    if not isinstance(value, PlanValue):
+        raise TypeError(f"{name} is {type(value).__name__}, expected a PlanValue")
+    return value
 
 
 def _dtype(name: Any) -> tvm_ffi.dtype:
@@ -285,6 +306,6 @@ def _shape(name: str, shape: Any) -> list[int | str]:
 
 
 def _names(argument: str, names: Any) -> list[str]:
-    if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{argument} must be a sequence of names")
-    return list(names)
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument} is {type(names).__name__}, expected a sequence of names")
+    return [as_utf8(f"an item of {argument}", name).decode() for name in names]

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _ffi_api, ops
-from .checks import as_path
+from .checks import as_count, as_ids, as_path
 from .model import Model, ModelConfig
 from .plan import Plan, PlanBuilder, PlanValue
 
 PAGE_SIZE = 32  # entries of a page of the KV cache (paged_attention)
 _ARCHITECTURES = ("llama", "qwen2")
+_KV_DTYPES = ("float16", "float32")
 
 
 def llama(path: str | os.PathLike[str], *, kv_dtype: str = "float16") -> Plan:
@@ -47,8 +48,10 @@ def llama(path: str | os.PathLike[str], *, kv_dtype: str = "float16") -> Plan:
     Raises:
         NotImplementedError: Another architecture, or a feature that the model path lacks too.
         OSError: The file cannot be read.
-        ValueError: It is no such model.
+        ValueError: It is no such model, or ``kv_dtype`` is another.
     """
+    if kv_dtype not in _KV_DTYPES:
+        raise ValueError(f"kv_dtype is {kv_dtype!r}, expected one of {', '.join(_KV_DTYPES)}")
     with Model(path, repack=False) as model:  # checks all that it says of itself
         config, metadata = model.config, model.metadata
         if config.architecture not in _ARCHITECTURES:
@@ -210,6 +213,10 @@ class Session:
     def __init__(self, plan: Plan, *, n_ctx: int) -> None:
         import numpy as np
 
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan is {type(plan).__name__}, expected a Plan")
+        if as_count("n_ctx", n_ctx) < 1:
+            raise ValueError(f"n_ctx is {n_ctx}, expected 1 or greater")
         self._np: Any = np
         self._plan, self._n_ctx = plan, n_ctx
         self._position = 0
@@ -231,24 +238,36 @@ class Session:
         """Appends tokens; logits ``[len(outputs), vocabulary]`` of those at these indices.
 
         Raises:
-            ValueError: There is no room for them.
+            ValueError: There is no room for them, there are none, or an output is none of them.
+            IndexError: A token is none of the vocabulary.
+            TypeError: A token or an output is no integer.
         """
-        np, first, n = self._np, self._position, len(tokens)
+        ids = as_ids("tokens", tokens, expected="token ids")
+        wanted = as_ids("outputs", outputs, expected="indices of tokens")
+        np, first, n = self._np, self._position, len(ids)
         end = first + n
+        if n == 0:
+            raise ValueError("tokens is empty, expected one or more")
+        for i in wanted:
+            if not -n <= i < n:
+                raise ValueError(f"outputs has {i}, expected an index of the {n} tokens")
+        for token in ids:
+            if not 0 <= token < 2**31:
+                raise IndexError(f"tokens has {token}, expected an id of the vocabulary")
         if end > self._n_ctx:
             raise ValueError(f"{end} tokens do not fit n_ctx={self._n_ctx}")
         self._page_positions.reshape(-1)[first:end] = self._positions[first:end]
         inputs = {
-            "tokens": np.array(tokens, np.int32),
+            "tokens": np.array(ids, np.int32),
             "positions": self._positions[first:end],
             "rows": self._rows[:n],
             "slots": self._slots[first:end],
             "block_table": self._pages[:, : -(-end // PAGE_SIZE)],
             "page_positions": self._page_positions,
-            "outputs": np.array([i % n for i in outputs], np.int32),
+            "outputs": np.array([i % n for i in wanted], np.int32),
             **self._cache,
         }
-        logits = np.empty((len(outputs), self._n_vocab), np.float32)
+        logits = np.empty((len(wanted), self._n_vocab), np.float32)
         self._plan.run(inputs, out={"logits": logits})
         self._position = end
         return logits

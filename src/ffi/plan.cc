@@ -16,7 +16,10 @@ namespace {
 class PlanValueObj : public ffi::Object {
  public:
   PlanValueObj(const Program& program, int32_t index, const std::string& name)
-      : index(index), name(name), dtype(program.tensors()[index].dtype) {
+      : index(index),
+        name(name),
+        dtype(program.tensors()[index].dtype),
+        program_identity(program.identity()) {
     for (const SizeExpression& size : program.tensors()[index].shape) {
       shape.push_back(ffi::String(size.text()));
     }
@@ -29,6 +32,7 @@ class PlanValueObj : public ffi::Object {
   DLDataType dtype;
   ffi::Array<ffi::String> shape;
   bool written;
+  std::shared_ptr<const char> program_identity;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.PlanValue", PlanValueObj, ffi::Object);
 };
 
@@ -76,7 +80,12 @@ PlanValueRef ValueOf(const Program& program, int32_t index) {
   return ValueOf(program, index, program.tensors()[index].name);
 }
 
-int32_t IndexOf(const PlanValueRef& value) { return static_cast<int32_t>(value->index); }
+/// ValueError where the value is that of another builder, whose index means another tensor here.
+int32_t IndexOf(const Program& program, const PlanValueRef& value, const std::string& what) {
+  if (value->program_identity != program.identity())
+    TVM_FFI_THROW(ValueError) << "plan: " << what << " is a value of another builder";
+  return static_cast<int32_t>(value->index);
+}
 
 // ---- building -----------------------------------------------------------------------------------
 
@@ -97,7 +106,7 @@ PlanValueRef AddConstant(const PlanBuilderRef& self, const ffi::String& name,
                      self->constants.Copy("constant " + Quoted(text), Data<void>(view), bytes)));
 }
 
-PlanArgument ToArgument(const ffi::Any& value, size_t position) {
+PlanArgument ToArgument(const Program& program, const ffi::Any& value, size_t position) {
   switch (value.type_index()) {
     case ffi::TypeIndex::kTVMFFINone:
       return std::monostate();
@@ -110,9 +119,11 @@ PlanArgument ToArgument(const ffi::Any& value, size_t position) {
     default:
       break;
   }
-  if (const auto tensor = value.as<PlanValueRef>()) return PlanTensorIndex{IndexOf(*tensor)};
+  const std::string name = "argument " + std::to_string(position);
+  if (const auto tensor = value.as<PlanValueRef>())
+    return PlanTensorIndex{IndexOf(program, *tensor, name)};
   if (const auto text = value.as<ffi::String>()) return std::string(*text);
-  TVM_FFI_THROW(TypeError) << "plan: argument " << position << " is " << value.GetTypeKey()
+  TVM_FFI_THROW(TypeError) << "plan: " << name << " is " << value.GetTypeKey()
                            << ", expected a PlanValue, None, a number, a bool or text";
 }
 
@@ -120,7 +131,9 @@ void AddCall(const PlanBuilderRef& self, const ffi::String& function,
              const ffi::Array<ffi::Any>& arguments) {
   const ExclusiveUse exclusive(self->in_use, "PlanBuilder");
   std::vector<PlanArgument> list;
-  for (const ffi::Any& value : arguments) list.push_back(ToArgument(value, list.size()));
+  for (const ffi::Any& value : arguments) {
+    list.push_back(ToArgument(self->program, value, list.size()));
+  }
   self->program.AddCall(function, std::move(list), Permission::All());
 }
 
@@ -159,8 +172,9 @@ void RegisterBuilder() {
           [](const PlanBuilderRef& self, const PlanValueRef& value, const Sizes& shape,
              const SizeArgument& offset) {
             const ExclusiveUse exclusive(self->in_use, "PlanBuilder");
+            const int32_t source = IndexOf(self->program, value, "value");
             return ValueOf(self->program,
-                           self->program.AddView(IndexOf(value), ToTexts(shape), ToText(offset)));
+                           self->program.AddView(source, ToTexts(shape), ToText(offset)));
           },
           "(value, shape, offset = 0): Elements of another tensor, after the first "
           "offset ones.")
@@ -171,7 +185,7 @@ void RegisterBuilder() {
           "output",
           [](const PlanBuilderRef& self, const ffi::String& name, const PlanValueRef& value) {
             const ExclusiveUse exclusive(self->in_use, "PlanBuilder");
-            self->program.AddOutput(name, IndexOf(value));
+            self->program.AddOutput(name, IndexOf(self->program, value, "value"));
           },
           "(name, value): Names a result: a buffer, or an input that was written.")
       .def(

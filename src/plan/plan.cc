@@ -155,7 +155,7 @@ void Plan::Take(const Bringer& bringer, const DLTensor& given) {
       int64_t& symbol = symbols_[size.symbol()];
       if (symbol != given.shape[i]) sized_ = false;
       symbol = given.shape[i];
-    } else if (size.Evaluate(symbols_) != given.shape[i]) {
+    } else if (Evaluate(size, bringer.tensor) != given.shape[i]) {
       RefuseShape(bringer.tensor, bringer.tensor, given);
     }
   }
@@ -174,7 +174,7 @@ void Plan::RefuseShape(int32_t tensor, int32_t shape_of, const DLTensor& given) 
   std::ostringstream expected;
   for (const SizeExpression& size : program_.tensors()[shape_of].shape) {
     expected << (expected.tellp() == 0 ? "" : ", ") << size.text();
-    if (!size.is_number()) expected << '=' << size.Evaluate(symbols_);
+    if (!size.is_number()) expected << '=' << Evaluate(size, shape_of);
   }
   TVM_FFI_THROW(ValueError) << "plan: " << GivenName(tensor) << " has shape "
                             << ShapeString(TensorView(&given)) << ", expected [" << expected.str()

@@ -83,6 +83,7 @@ class Plan {
   void Allocate();
   void MoveViews();
   int64_t BytesOf(int32_t tensor) const;
+  int64_t Evaluate(const SizeExpression& size, int32_t tensor) const;
 
   // plan_steps.cc
   void LayOutSteps();

@@ -29,6 +29,16 @@ int64_t Plan::BytesOf(int32_t tensor) const {
   return numel_[tensor] * DtypeBytes(tensors_[tensor]->dtype);
 }
 
+/// What it refuses names the tensor.
+int64_t Plan::Evaluate(const SizeExpression& size, int32_t tensor) const {
+  try {
+    return size.Evaluate(symbols_);
+  } catch (const ffi::Error& error) {
+    TVM_FFI_THROW(ValueError) << "plan: " << program_.TensorName(tensor) << ": "
+                              << std::string(error.message());
+  }
+}
+
 /// All sizes that follow from what was given, and with them the places of buffers.
 void Plan::Resize() {
   const auto count = static_cast<int32_t>(tensors_.size());
@@ -45,7 +55,7 @@ void Plan::SizeTensor(int32_t index) {
   bool fits = true, empty = false;
   int64_t bytes = DtypeBytes(t.dtype);
   for (int i = 0; i < t.ndim; ++i) {
-    t.shape[i] = declared.shape[i].Evaluate(symbols_);
+    t.shape[i] = Evaluate(declared.shape[i], index);
     if (t.shape[i] < 0)
       TVM_FFI_THROW(ValueError) << "plan: " << program_.TensorName(index) << " would have size "
                                 << declared.shape[i].text() << "=" << t.shape[i];
@@ -62,7 +72,7 @@ void Plan::SizeTensor(int32_t index) {
                               << ShapeString(TensorView(&t)) << ", which is more than any memory";
   numel_[index] = empty ? 0 : stride;
   if (declared.kind != Kind::kView) return;
-  offsets_[index] = declared.offset.Evaluate(symbols_);
+  offsets_[index] = Evaluate(declared.offset, index);
   CheckView(index);
 }
 

@@ -87,6 +87,8 @@ class Program {
   const std::vector<PlanCall>& calls() const { return calls_; }
   const std::vector<PlanOutput>& outputs() const { return outputs_; }
   const std::vector<std::string>& symbols() const { return symbols_; }
+  /// Shared by copies of this program and by no other: whose an index is.
+  const std::shared_ptr<const char>& identity() const { return identity_; }
 
   /// "step 3 (my_llm_ffi.rms_norm)"
   static std::string StepName(size_t step, const std::string& function);
@@ -102,6 +104,7 @@ class Program {
   void CheckUse(const TensorSpec& spec, int32_t index) const;
   void Mark(const PlanCall& call);
 
+  std::shared_ptr<const char> identity_ = std::make_shared<const char>();
   std::vector<PlanTensor> tensors_{};
   std::vector<PlanCall> calls_{};
   std::vector<PlanOutput> outputs_{};

@@ -65,6 +65,22 @@ def test_errors_of_lower_point_at_the_line_that_made_the_operation():
         (lambda b, x: b.view(x, (3, 8)), ValueError, "view: out has 24 elements from 0 on"),
         (lambda b, x: b.view(x, (8,), offset=9), ValueError, "8 elements from 9 on, expected at"),
         (lambda b, x: b.constant(np.zeros(2, complex)), TypeError, "dtype is 'complex128', expe"),
+        (lambda b, x: b.constant(np.zeros(2, "u1")), TypeError, "constant: dtype is 'uint8', exp"),
+        (lambda b, x: b.constant([1.0]), TypeError, "constant: dtype is 'list', expected one of"),
+        (lambda b, x: b.softmax("x"), TypeError, "softmax: x is str, expected a value"),
+        (lambda b, x: b.view(None, (16,)), TypeError, "view: x is NoneType, expected a value"),
+        (lambda b, x: b.output("y", None), TypeError, "output: value is NoneType, expected a val"),
+        (lambda b, x: b.output(1, x), TypeError, "output: name is int, expected str"),
+        (lambda b, x: b.input(None, "float32", (1,)), TypeError, "name is NoneType, expected str"),
+        (lambda b, x: b.input("y", "float32", 3), TypeError, "shape is int, expected sizes"),
+        (
+            lambda b, x: b.input("y", "float32", (-1,)),
+            ValueError,
+            "a size of shape is -1, expected",
+        ),
+        (lambda b, x: b.input("y", "float32", (2**63,)), ValueError, "expected 0 or greater in 64"),
+        (lambda b, x: b.input("y", "float32", (1.5,)), TypeError, "a size of shape is float, exp"),
+        (lambda b, x: b.parameter("y", "", (3,), format="Q8_0"), ValueError, "shape has 1 sizes"),
     ],
 )
 def test_refusals(call, error, message):
@@ -73,6 +89,21 @@ def test_refusals(call, error, message):
     with pytest.raises(error) as raised:
         call(builder, x)
     assert message in str(raised.value)
+
+
+def test_values_of_another_builder_are_refused():
+    """Once that one is gone, MLIR ends the process over them."""
+    other, builder = mlir.Builder(), mlir.Builder()
+    x = other.input("x", "float32", (2, 8))
+    calls = [
+        lambda value: builder.softmax(value),
+        lambda value: builder.view(value, (16,)),
+        lambda value: builder.output("y", value),
+    ]
+    for value in (x, other.softmax(x)):
+        for call in calls:
+            with pytest.raises(ValueError, match="is a value of another builder"):
+                call(value)
 
 
 def test_a_builder_builds_once():

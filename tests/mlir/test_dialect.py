@@ -138,6 +138,13 @@ def test_types_that_no_op_takes(text, message):
     assert raised.value.line == 2
 
 
+def test_types_are_made_in_any_context():
+    assert str(mlir.quant("Q8_0", 5, 32)) == '!llm.quant<"Q8_0", tensor<5x32xf32>>'
+    assert str(mlir.kv_cache((3, "n"), "float32")) == "!llm.kv_cache<tensor<3x?xf32>>"
+    with mlir.context():
+        assert mlir.quant("Q8_0", 5, 32) == mlir.quant("Q8_0", 5, 32)
+
+
 def test_a_weights_format_and_the_option_must_agree():
     builder = mlir.Builder()
     x = builder.input("x", "float32", (3, 64))

@@ -113,6 +113,23 @@ def test_silu_with_another_user_stays():
     assert '%0 = "llm.silu"(%arg0)' in found
 
 
+def test_what_was_written_over_is_not_read_later():
+    """%h is the memory of the sum before the product comes."""
+    lines = [
+        f'%h = "llm.silu_mul"(%x, %x) : {BINARY}',
+        f'%a = "llm.silu"(%h) : ({T}) -> {T}',
+        f'%n:2 = "llm.add_rms_norm"(%x, %h, %w) : {FUSED}',
+        f'%r = "llm.mul"(%a, %n#0) : {BINARY}',
+    ]
+    found = after(module_of(*lines, arguments=f"%x: {T}, %w: {W}"), "fuse")
+    assert '%1 = "llm.silu"(%0)' in found
+    lines = [ADD, *lines[:1], '%n:2 = "llm.add_rms_norm"(%h, %y, %w) : ' + FUSED]
+    lines += [f'%v = "llm.view"(%n#0) {{offset = 8 : i64}} : ({T}) -> {W}']
+    lines += [f'%r = "llm.rms_norm"(%s, %v) : {NORM}']
+    found = after(module_of(*lines, arguments=WRITTEN), "fuse")
+    assert '%0 = "llm.add"(%arg0, %arg1)' in found
+
+
 # ---- dequantize + linear ------------------------------------------------------------------------
 
 
@@ -298,6 +315,17 @@ def test_passes_and_pipelines_of_ones_own():
         mlir.register_pass("Look")(look)
     with pytest.raises(TypeError, match="bad: option needs a default"):
         mlir.register_pass("bad")(lambda module, *, option: None)
+
+
+def test_a_context_of_ones_own():
+    from torch_mlir import ir
+
+    context = ir.Context()
+    mlir.load(context)
+    with context:
+        module = ir.Module.parse(str(module_of(*CHAIN, arguments=f"%x: {T}, %w: {W}")))
+    mlir.run_pipeline(module, "cse,optimize")
+    assert "storage = 1" in str(module) and mlir.lower(module).inputs.keys() == {"arg0", "arg1"}
 
 
 def test_a_pass_that_breaks_the_module_is_found_out():

@@ -64,6 +64,7 @@ def test_samples_go_through_text_and_back(name):
         ("eps = 1.0e-05", "eps = ", 2, 0, "expected attribute value"),
         ("tensor<4x8xf32>,", "!llm.quart<3>,", 1, 0, "dynamic type"),
         ("}\n", "", 0, 0, "expected"),
+        ('"llm.rms_norm"', "llm.rms_norm", 2, 8, 'stands without quotes, expected "llm.rms_norm"'),
     ],
 )
 def test_malformed_text(old, new, line, column, message):
@@ -85,6 +86,55 @@ def test_damaged_text_is_refused_with_a_place_or_is_right(cut, junk):
         mlir.parse(SOURCE[:cut] + junk + SOURCE[cut + 3 :])
     except mlir.MlirError as error:
         assert error.line >= 1
+
+
+@pytest.mark.parametrize(
+    ("before", "repeated"),
+    [
+        ("module attributes {llm.a = ", "["),
+        ("func.func private @f(%a: ", "tuple<"),
+        ("", "module {"),
+        ("func.func @f() -> ", "("),
+        ("module {} loc(", 'callsite("a" at '),
+    ],
+)
+def test_what_is_nested_too_deeply_for_a_parser(before, repeated):
+    """A hundred thousand levels end the process where nobody counts."""
+    with pytest.raises(mlir.MlirError, match=r"^<text>:1:\d+: more than 256 . are open$"):
+        mlir.parse(before + repeated * 257)
+    deep = "module {" * 200 + "}" * 200
+    assert str(mlir.parse(deep)).count("module") == 200
+    strings = f'// {"(" * 300}\nmodule attributes {{llm.a = "{"{" * 300}"}} {{}}'
+    assert "{{{" in str(mlir.parse(strings))
+
+
+@pytest.mark.parametrize(
+    ("first", "next_one"), [("#a0 = 1", "#a{} = [#a{}]"), ("!a0 = i1", "!a{} = tuple<!a{}>")]
+)
+def test_names_of_names_that_nest_too_deeply(first, next_one):
+    def text(n):
+        return "\n".join([first, *(next_one.format(i + 1, i) for i in range(n)), SOURCE])
+
+    mlir.parse(text(200))
+    with pytest.raises(mlir.MlirError, match=r"^<text>:257:\d+: more than 256 names stand for"):
+        mlir.parse(text(300))
+
+
+def test_what_is_no_text():
+    for wrong, error in ((None, TypeError), (b"ML\xefR", TypeError), ("\ud800", ValueError)):
+        with pytest.raises(error, match=r"^text "):
+            mlir.parse(wrong)
+    with pytest.raises(TypeError, match=r"^module is str, expected a Module"):
+        mlir.verify(SOURCE)
+    with pytest.raises(TypeError, match=r"^pipeline is NoneType, expected str"):
+        mlir.run_pipeline(mlir.parse(SOURCE), None)
+
+
+def test_a_file_that_is_no_utf8(tmp_path):
+    path = tmp_path / "bad.mlir"
+    path.write_bytes("// ä\n  ".encode() + b"\xff")
+    with pytest.raises(mlir.MlirError, match=f"^{re.escape(str(path))}:2:3: a byte is no UTF-8"):
+        mlir.parse_file(path)
 
 
 def test_a_file(tmp_path):

@@ -42,6 +42,11 @@ def names() -> list[str]:
     return sorted(_ops)
 
 
+def is_operation(name: str) -> bool:
+    """Whether the dialect has an operation of this name, without its ``llm.``."""
+    return name in _ops or name in structure.NAMES
+
+
 def is_elementary(name: str) -> bool:
     """Whether an operation has no kernel, and is there to be fused."""
     return name in extra_ops.ELEMENTARY

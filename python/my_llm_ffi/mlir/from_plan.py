@@ -16,7 +16,7 @@ from ..declaration import Op
 from ..plan import Plan
 from . import calls, dialect, structure
 from .graph import NAME, PARAMETER, WRITTEN, Graph
-from .storage import tensor_type
+from .storage import CONSTANTS, tensor_type
 from .text import MlirError
 
 _INPUT, _CONSTANT, _PARAMETER, _BUFFER, _VIEW = range(5)
@@ -110,8 +110,9 @@ def load(path: str | os.PathLike[str], *, function: str = "main") -> ir.Module:
 
     Raises:
         ValueError: As `Plan.load` raises it.
-        MlirError: A call is of no op, or writes a part of a buffer, which values cannot say; names
-            the step.
+        MlirError: A call is of no op, has shapes that the op refuses, or writes a part of a buffer,
+            which values cannot say; names the step. Or a constant has a dtype that MLIR's do not
+            have, such as the bytes of weights, or a view begins at a place that a run says.
         OSError: It cannot be read.
     """
     Plan.load(path)
@@ -131,8 +132,8 @@ class _Raising:
         """The module."""
         written = {
             self._root(argument.index)
-            for name, arguments in steps
-            for argument, tensor in zip(arguments, _op(name, 0).inputs)
+            for step, (name, arguments) in enumerate(steps)
+            for argument, tensor in zip(arguments, _op(name, step).inputs)
             if tensor.use == "mutable" and isinstance(argument, _Ref)
         }
         with dialect.context(), ir.Location.unknown():
@@ -158,7 +159,6 @@ class _Raising:
             made = tensor_type(tensor.shape, tensor.dtype)
             self.current[index] = self.graph._argument(tensor.name, made, tensor.shape, marks)
         elif tensor.kind == _CONSTANT:
-            assert tensor.data is not None
             made = tensor_type(tensor.shape, tensor.dtype)
             values = ir.DenseElementsAttr.get(_array(tensor), type=made.element_type)
             with ir.InsertionPoint(self.block):
@@ -179,7 +179,9 @@ class _Raising:
         attributes: dict[str, ir.Attribute] = {}
         if any(type(size) is str for size in shape):
             attributes["sizes"] = structure.sizes_attribute(shape)
-        if offset != 0:
+        if isinstance(offset, str):
+            raise MlirError(f"a view begins at {offset!r}, expected a number in a module")
+        if offset:
             i64 = ir.IntegerType.get_signless(64)
             attributes["offset"] = ir.IntegerAttr.get(i64, int(offset))
         made_view = ir.Operation.create(
@@ -196,7 +198,11 @@ class _Raising:
             tensor_type(self.tensors[t.index].shape, self.tensors[t.index].dtype) for t in targets
         ]
         given = {a.name: value for a, value in zip(op.attributes, options)}
-        call = calls.make(op, inputs, given, types=types)
+        try:
+            call = calls.make(op, inputs, given, types=types)
+            calls.check(call.operation, op)
+        except (ValueError, TypeError) as error:
+            raise MlirError(f"step {step}: {error}") from error
         for target, value in zip(targets, call.outputs):
             self._write(step, op, target.index, value)
         for index, value in call.updates.items():
@@ -239,6 +245,9 @@ def _same_elements(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> 
 def _array(tensor: _Tensor) -> Any:
     import numpy as np
 
-    if tensor.dtype == "bfloat16":
-        raise MlirError(f"constant {tensor.name} is bfloat16, expected a dtype that NumPy has")
-    return np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape).copy()  # type: ignore[arg-type]
+    if tensor.dtype not in CONSTANTS:
+        raise MlirError(
+            f"constant {tensor.name} is {tensor.dtype}, expected one of {', '.join(CONSTANTS)}"
+        )
+    assert tensor.data is not None
+    return np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape).copy()

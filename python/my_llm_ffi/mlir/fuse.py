@@ -82,6 +82,8 @@ def _add_rms_norm(norm: calls.Call, memory: Memory) -> bool:
         first = min(memory.at(user) for user in users(total))
         if first < memory.at(norm.operation):
             return False
+    if any(memory.is_written_between(term, add.operation, place) for term in add.inputs):
+        return False
     for x, residual in (tuple(add.inputs), tuple(reversed(add.inputs))):
         last = memory.last_use(residual, but=add.operation.operation)
         if not memory.may_be_written(residual) or last >= memory.at(place):
@@ -102,6 +104,8 @@ def _silu_mul(product: calls.Call, memory: Memory) -> bool:
     for gate, up in (tuple(product.inputs), tuple(reversed(product.inputs))):
         silu = call_making(gate, "silu")
         if silu is None or silu.into or len(users(gate)) != 1:
+            continue
+        if memory.is_written_between(silu.inputs[0], silu.operation, product.operation):
             continue
         fused = _insert(product.operation, "silu_mul", [silu.inputs[0], up], product)
         _replace(product.outputs[0], fused.outputs[0])
@@ -142,6 +146,8 @@ def _dequantize_linear(linear: calls.Call, memory: Memory) -> bool:
     x, weight, bias = linear.inputs
     blocks = call_making(weight, "dequantize")
     if blocks is None or linear.options.get("format") or linear.options.get("packed"):
+        return False
+    if memory.is_written_between(blocks.inputs[0], blocks.operation, linear.operation):
         return False
     options = {**linear.options, "format": blocks.options["format"]}
     with linear.operation.location, ir.InsertionPoint(linear.operation):

@@ -10,9 +10,10 @@ from typing import Any
 from torch_mlir import ir
 from torch_mlir.dialects import arith, func
 
+from ..checks import as_utf8
 from ..declaration import Op
 from . import calls, dialect, structure
-from .storage import storage_of, tensor_type
+from .storage import CONSTANTS, kv_cache, quant, storage_of, tensor_type
 from .text import verify
 
 Value = Any  # ir.Value: the bindings of MLIR carry no types
@@ -62,14 +63,14 @@ class Graph:
             shape: Numbers or names; of the weights, not of their bytes, where ``format`` is given.
             format: Of the weight's blocks: its type is ``!llm.quant`` then.
         """
-        from . import storage
-
         with dialect.context():
             marks = {PARAMETER: ir.UnitAttr.get()}
             if format is None:
                 return self._argument(name, tensor_type(shape, dtype), shape, marks)
+            if len(shape) != 2:
+                raise ValueError(f"shape has {len(shape)} sizes, expected rows and columns")
             rows, cols = shape
-            made = storage.quant(format, rows, cols)
+            made = quant(format, rows, cols)
             stored = [rows, *storage_of(made).shape[1:]]
             return self._argument(name, made, stored, marks)
 
@@ -81,22 +82,22 @@ class Graph:
             dtype: ``"float32"`` and so on.
             shape: Numbers or names.
         """
-        from . import storage
-
         with dialect.context():
-            return self._argument(name, storage.kv_cache(shape, dtype), shape, {})
+            return self._argument(name, kv_cache(shape, dtype), shape, {})
 
     def constant(self, array: Any, *, name: str | None = None) -> Value:
         """A tensor whose values stand in the module.
 
         Args:
-            array: NumPy.
+            array: NumPy, of floats, signed integers or bools; make anything else a parameter.
             name: In the plan; ``constant<number>`` where it is omitted.
 
         Raises:
-            TypeError: Its dtype is none that MLIR's constants have here.
+            TypeError: It is no array, or of a dtype that MLIR's constants do not have.
         """
-        dtype = str(array.dtype)
+        dtype = str(getattr(array, "dtype", type(array).__name__))
+        if dtype not in CONSTANTS:
+            raise TypeError(f"constant: dtype is {dtype!r}, expected one of {', '.join(CONSTANTS)}")
         with dialect.context(), self._here(sys._getframe(1)), self._end():
             made = tensor_type(array.shape, dtype)
             contiguous = array if array.flags.c_contiguous else array.copy()
@@ -114,6 +115,7 @@ class Graph:
             shape: Numbers and names.
             offset: Elements of ``x`` before the first one.
         """
+        self._check_value("view: x", x)
         with dialect.context(), self._here(sys._getframe(1)), self._end():
             made = tensor_type(shape, storage_of(x.type).dtype)
             attributes = {"sizes": structure.sizes_attribute(shape)} if made_is_open(made) else {}
@@ -134,10 +136,13 @@ class Graph:
             value: What it is.
 
         Raises:
-            ValueError: The name is taken.
+            TypeError: It is no value, or the name no text.
+            ValueError: The name is taken, or the value another builder's.
         """
+        as_utf8("output: name", name)
         if any(name == taken for taken, _ in self._results):
             raise ValueError(f"output: there are two outputs {name!r}")
+        self._check_value("output: value", value)
         self._results.append((name, value))
 
     def build(self) -> ir.Module:
@@ -166,6 +171,7 @@ class Graph:
         self, name: str, type: ir.Type, shape: Any, marks: dict[str, ir.Attribute]
     ) -> Value:
         self._end()
+        as_utf8("name", name)
         given = ir.StringAttr.get(name)
         if any(marks_of[NAME] == given for marks_of in self._arguments):
             raise ValueError(f"there are two arguments {name!r}")
@@ -185,6 +191,13 @@ class Graph:
             raise RuntimeError("Builder: the module has been built, expected a new Builder")
         return ir.InsertionPoint(self._block)
 
+    def _check_value(self, what: str, value: Any) -> None:
+        if not isinstance(value, ir.Value):
+            raise TypeError(f"{what} is {type(value).__name__}, expected a value")
+        maker = value.owner
+        if (maker if isinstance(maker, ir.Block) else maker.operation.block) != self._block:
+            raise ValueError(f"{what} is a value of another builder")
+
     def _here(self, frame: FrameType | None) -> ir.Location:
         if frame is None:
             return ir.Location.unknown()
@@ -193,8 +206,11 @@ class Graph:
     def _call(self, op: Op, inputs: Sequence[Any], options: dict[str, Any], frame: Any) -> Any:
         with dialect.context(), self._here(frame), self._end():
             for tensor, value in zip(op.inputs, inputs):
-                if value is None and not tensor.optional:
+                if value is None and tensor.optional:
+                    continue
+                if value is None:
                     raise TypeError(f"{op.name}: {tensor.name} is None, expected a value")
+                self._check_value(f"{op.name}: {tensor.name}", value)
             call = calls.make(op, inputs, options)
             results = list(call.operation.results)
         return results[0] if len(results) == 1 else tuple(results)

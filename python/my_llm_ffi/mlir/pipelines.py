@@ -14,7 +14,7 @@ from typing import Any
 from torch_mlir import ir
 from torch_mlir.passmanager import PassManager
 
-from . import dialect
+from ..checks import as_utf8
 from .text import MlirError, explained, verify
 
 Run = Callable[..., None]
@@ -175,7 +175,7 @@ def run_pipeline(module: ir.Module, pipeline: str) -> ir.Module:
     """Runs passes over a module, in place; it is verified after each of them.
 
     Args:
-        module: What is changed.
+        module: What is changed; of a context that has the dialect.
         pipeline: Names between commas, options in braces: ``"fuse{only=silu-mul},dce"``.
 
     Returns:
@@ -185,7 +185,9 @@ def run_pipeline(module: ir.Module, pipeline: str) -> ir.Module:
         MlirError: There is no such pass or option (says the column), or a pass refuses the module
             or leaves a wrong one.
     """
-    with dialect.context(), ir.Location.unknown():
+    as_utf8("pipeline", pipeline)
+    verify(module)
+    with module.context, ir.Location.unknown():
         _run(module, pipeline, ())
     return module
 
@@ -224,7 +226,7 @@ def _own(
 
 def _of_mlir(module: ir.Module, item: _Item) -> Callable[[], None]:
     try:
-        manager = PassManager.parse(f"builtin.module({item.text})", dialect.context())
+        manager = PassManager.parse(f"builtin.module({item.text})", module.context)
     except (ir.MLIRError, ValueError):
         own = ", ".join(sorted(_passes))
         raise _error(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch_mlir import ir
 
+from ..checks import INT64_MAX
 from ..declaration import block_of
 from .sizes import Given, Size
 
@@ -26,6 +27,8 @@ _DTYPES = {
     "ui64": "uint64",
 }
 _ELEMENTS = {name: element for element, name in _DTYPES.items()}
+# What arith.constant can be: its integers have no sign.
+CONSTANTS = tuple(n for n in _ELEMENTS if not n.startswith(("uint", "bfloat")))
 QUANT, KV_CACHE = "llm.quant", "llm.kv_cache"
 
 
@@ -88,12 +91,20 @@ def tensor_type(shape: Sequence[Any], dtype: str) -> ir.Type:
         dtype: Full name.
 
     Raises:
-        TypeError: No such dtype.
+        TypeError: No such dtype, or a size is no integer.
+        ValueError: A size is negative.
     """
     if dtype not in _ELEMENTS:
         raise TypeError(f"dtype is {dtype!r}, expected one of {', '.join(_ELEMENTS)}")
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape is {type(shape).__name__}, expected sizes")
     dynamic = ir.ShapedType.get_dynamic_size()
     known = [size.resolve() if isinstance(size, Size) else size for size in shape]
+    for size in known:
+        if type(size) is int and not 0 <= size <= INT64_MAX:
+            raise ValueError(f"a size of shape is {size}, expected 0 or greater in 64 bits")
+        if isinstance(size, (bool, float)):
+            raise TypeError(f"a size of shape is {type(size).__name__}, expected an integer")
     sizes = [size if type(size) is int else dynamic for size in known]
     element = ir.Type.parse(_ELEMENTS[dtype])
     return ir.RankedTensorType.get(sizes, element, loc=ir.Location.unknown())
@@ -110,10 +121,11 @@ def quant(format: str, rows: Any, cols: Any) -> ir.Type:
     Raises:
         ValueError: The library knows no such format, or the rows are no whole blocks.
     """
-    inner = ir.TypeAttr.get(tensor_type((rows, cols), "float32"))
-    made = ir.DynamicType.get(QUANT, [ir.StringAttr.get(format), inner])
-    storage_of(made)
-    return made
+    with _context():
+        inner = ir.TypeAttr.get(tensor_type((rows, cols), "float32"))
+        made = ir.DynamicType.get(QUANT, [ir.StringAttr.get(format), inner])
+        storage_of(made)
+        return made
 
 
 def kv_cache(shape: Sequence[Any], dtype: str) -> ir.Type:
@@ -123,5 +135,13 @@ def kv_cache(shape: Sequence[Any], dtype: str) -> ir.Type:
         shape: Sizes of the pages.
         dtype: Full name of their dtype.
     """
-    inner = ir.TypeAttr.get(tensor_type(shape, dtype))
-    return ir.DynamicType.get(KV_CACHE, [inner])
+    with _context():
+        inner = ir.TypeAttr.get(tensor_type(shape, dtype))
+        return ir.DynamicType.get(KV_CACHE, [inner])
+
+
+def _context() -> Any:
+    """The context that the caller is in, or that of this package."""
+    from . import dialect  # which imports this
+
+    return ir.Context.current or dialect.context()

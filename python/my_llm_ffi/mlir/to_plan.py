@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch_mlir import ir
@@ -13,11 +16,9 @@ from ..plan import Plan, PlanBuilder
 from . import calls, dialect, extra_ops, sizes, structure
 from .graph import NAME, PARAMETER, SIZES, WRITTEN
 from .sizes import Size
-from .storage import KV_CACHE, Storage, storage_of, type_name
+from .storage import CONSTANTS, KV_CACHE, Storage, storage_of, type_name
 from .text import MlirError, error_at, verify
 from .walking import argument_marks, body, call_of, functions, result_marks
-
-_DTYPES_OF_CONSTANTS = "float32, float16, float64 and integers"
 
 
 def lower(module: ir.Module, *, function: str | None = None) -> Plan:
@@ -37,7 +38,7 @@ def lower(module: ir.Module, *, function: str | None = None) -> Plan:
             where.
     """
     verify(module)
-    with dialect.context(), ir.Location.unknown():
+    with module.context, ir.Location.unknown():
         return _Lowering(_find(module, function)).run()
 
 
@@ -65,6 +66,30 @@ def _find(module: ir.Module, name: str | None) -> Any:
     return found[name]
 
 
+@contextmanager
+def _placed(operation: Any) -> Iterator[None]:
+    """Gives what is refused the place of an operation."""
+    try:
+        yield
+    except MlirError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise error_at(operation, str(error)) from error
+
+
+def _name(marks: Any, default: str) -> str:
+    """The name that attributes give a tensor.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    if NAME not in marks:
+        return default
+    if not isinstance(marks[NAME], ir.StringAttr):
+        raise ValueError(f"{NAME} is {marks[NAME]}, expected text")
+    return str(marks[NAME].value)
+
+
 class _Lowering:
     """One function on its way.
 
@@ -89,15 +114,18 @@ class _Lowering:
 
     def run(self) -> Plan:
         """The plan."""
-        self._name_sizes()
+        with _placed(self.function):
+            self._name_sizes()
         for operation in self.operations:
-            self._infer(operation)
-        self._add_arguments()
+            with _placed(operation):
+                self._infer(operation)
+        with _placed(self.function):
+            self._add_arguments()
         constants = 0
         for operation in self.operations:
             self._check_uses(operation)
             name = str(operation.name)
-            try:
+            with _placed(operation):
                 if name == "arith.constant":
                     self._constant(operation, constants)
                     constants += 1
@@ -107,14 +135,8 @@ class _Lowering:
                     self._return(operation)
                 elif name != "llm.buffer":
                     self._call(operation)
-            except MlirError:
-                raise
-            except (ValueError, TypeError) as error:
-                raise error_at(operation, str(error)) from error
-        try:
+        with _placed(self.function):
             return self.builder.build()
-        except ValueError as error:
-            raise error_at(self.function, str(error)) from error
 
     # ---- sizes ----------------------------------------------------------------------------------
 
@@ -184,15 +206,14 @@ class _Lowering:
     # ---- operations -----------------------------------------------------------------------------
 
     def _add_arguments(self) -> None:
-        count = 0
+        unused = (name for name in map("n{}".format, itertools.count()) if name not in self.named)
         for index, argument in enumerate(self.function.arguments):
             marks = argument_marks(self.function)[index]
-            name = marks[NAME].value if NAME in marks else f"arg{index}"
+            name = _name(marks, f"arg{index}")
             for size in self.shapes[argument]:
                 known = size.resolve() if isinstance(size, Size) else size
                 if isinstance(known, Size) and repr(known) == "?":
-                    known.name = f"n{count}"
-                    count += 1
+                    known.name = next(unused)
             is_cache = type_name(argument.type) == KV_CACHE
             add = self.builder.parameter if is_cache or PARAMETER in marks else self.builder.input
             dtype = storage_of(argument.type).dtype
@@ -217,7 +238,7 @@ class _Lowering:
 
     def _constant(self, operation: Any, count: int) -> None:
         marks = operation.attributes
-        name = marks[NAME].value if NAME in marks else f"constant{count}"
+        name = _name(marks, f"constant{count}")
         result = operation.results[0]
         array = _values_of(marks["value"], storage_of(result.type))
         self._hold(result, self.builder.constant(array, name=name))
@@ -232,8 +253,7 @@ class _Lowering:
     def _return(self, operation: Any) -> None:
         marks = result_marks(self.function)
         for index, value in enumerate(operation.operands):
-            name = marks[index][NAME].value if NAME in marks[index] else f"out{index}"
-            self.builder.output(name, self.plan_values[value])
+            self.builder.output(_name(marks[index], f"out{index}"), self.plan_values[value])
 
     def _call(self, operation: Any) -> None:
         call = call_of(operation)
@@ -336,8 +356,8 @@ def _values_of(attribute: Any, storage: Storage) -> Any:
 
     if not isinstance(attribute, ir.DenseElementsAttr) or storage.dtype == "bfloat16":
         raise ValueError(
-            f"a constant of dtype {storage.dtype}, expected dense<…> of {_DTYPES_OF_CONSTANTS}; or "
-            "make it a parameter"
+            f"a constant of dtype {storage.dtype}, expected dense<…> of {', '.join(CONSTANTS)}; "
+            "or make it a parameter"
         )
     shape = [int(str(size)) for size in storage.shape]
     if attribute.is_splat:

@@ -126,6 +126,14 @@ class Memory:
         ]
         return max(found, default=-1)
 
+    def is_written_between(self, value: Any, first: Any, last: Any) -> bool:
+        """Whether a call between two operations writes over the memory of a value."""
+        begin, end = self.at(first), self.at(last)
+        return any(
+            begin < self.position(member) < end and call_of(defining(member)) is not None
+            for member in self.members[self.root[value]]
+        )
+
     def position(self, value: Any) -> int:
         """Position of the operation that makes a value; −1 for arguments."""
         maker = defining(value)
