@@ -9,6 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile  # of auditwheel
+
 RPATH = "$ORIGIN/../../tvm_ffi/lib"
 CORE, CUDA = "libmy_llm_ffi.so", "libmy_llm_ffi_cuda.so"
 MACHINES = {62: "x86_64", 183: "aarch64"}  # e_machine of ELF
@@ -31,6 +33,14 @@ def machine_of(library: bytes) -> str:
 def output_of(*command: str | Path) -> str:
     """What a command prints."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def shown_symbols(library: Path) -> list[str]:
+    """What the library shows to the linker beside functions of tvm-ffi's C ABI."""
+    with library.open("rb") as file:
+        symbols = ELFFile(file).get_section_by_name(".dynsym").iter_symbols()
+        names = [s.name for s in symbols if s.name and s["st_shndx"] != "SHN_UNDEF"]
+    return [name for name in names if not name.startswith("__tvm_ffi_")]
 
 
 def check_contents(wheel: Path) -> list[str]:
@@ -64,6 +74,9 @@ def check_libraries(wheel: Path, with_cuda: bool) -> list[str]:
                 problems.append(f"{name} is for {machine_of(library)}, its wheel is not")
             if b".symtab" in library:
                 problems.append(f"{name} is not stripped")
+            # Types of the C++ library inside would meet those of a program that links with it.
+            if name == CORE and (shown := shown_symbols(path)):
+                problems.append(f"{name} shows {', '.join(shown)}")
     return problems
 
 

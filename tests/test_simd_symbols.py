@@ -1,4 +1,5 @@
-"""Code compiled for newer CPUs must stay in its own namespace, or the linker may hand it to all.
+"""Code compiled for newer CPUs must stay in its own namespace, or the linker may hand it to all;
+the library shows no C++ to those who link with it.
 
 Looks at the object files that the build left in build/ (or in MY_LLM_FFI_BUILD_DIR).
 """
@@ -73,3 +74,10 @@ def test_the_check_itself():
     good = ["_ZN3mlf4avx23DotEPKfi", "_ZNK3mlf4avx21V3getEv", "_ZGVZN3mlf4avx21fEvE1x"]
     bad = ["_ZN3mlf3F164FromEf", "_ZSt3maxIfERKT_S2_S2_", "_ZN3mlf6avx5121fEv", "memcpy"]
     assert strays(good + bad, "avx2") == bad
+
+
+def test_the_library_shows_functions_of_the_c_abi_alone(llm):
+    from my_llm_ffi import base
+
+    lines = run_tool("nm", "-D", "--defined-only", str(base.library_path()))
+    assert {line.split()[-1] for line in lines if "__tvm_ffi_" not in line} == set()
