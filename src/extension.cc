@@ -9,7 +9,7 @@
 
 #include "base/cpu.h"
 #include "base/device_library.h"
-#include "base/memory_guard.h"
+#include "base/registry.h"
 #include "base/signature.h"
 
 namespace mlf {
@@ -152,7 +152,7 @@ int64_t CallFromThreads(const ffi::Function& callback, int64_t n_threads, int64_
 }
 
 /// Names of the parameters and what a function does, for those who ask the registry.
-refl::Metadata Doc(const char* text) { return refl::Metadata{{"doc", ffi::String(text)}}; }
+Notes Doc(const char* text) { return {{"doc", text}}; }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   FunctionDef()

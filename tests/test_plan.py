@@ -444,3 +444,11 @@ def test_two_threads_at_once_are_refused():
     finally:
         go_on.set()
         forget("test_plan_wait")
+
+
+def test_sizes_have_a_few_thousand_names_at_most():
+    b = llm.PlanBuilder()
+    for i in range(4096):
+        b.input(f"x{i}", "float32", (f"n{i}",))
+    with pytest.raises(ValueError, match=r'size "n4096" is no expression.*it would be name 4097'):
+        b.input("x4096", "float32", ("n4096",))

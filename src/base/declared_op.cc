@@ -9,7 +9,7 @@
 
 #include "base/borrowed_tensor.h"
 #include "base/device_library.h"
-#include "base/memory_guard.h"
+#include "base/registry.h"
 
 namespace mlf {
 
@@ -172,13 +172,10 @@ void DeclareOp(const ffi::String& name, const ffi::String& signature, const ffi:
     TVM_FFI_THROW(ValueError) << "declare_op: " << full << " is registered already";
   const auto op = std::make_shared<const DeclaredOp>(
       std::string(name), std::string_view(signature.data(), signature.size()));
-  const ffi::Function function =
-      ffi::Function::FromPacked([op, full](const ffi::AnyView* args, int32_t count, ffi::Any*) {
-        const ExitGate gate;
-        WithMemoryErrors(full, [&] { op->Call(args, count); });
-      });
+  const auto function = GuardedFunction::Packed(
+      full, [op](const ffi::AnyView* args, int32_t count, ffi::Any*) { op->Call(args, count); });
   // "declared": the op has no kernel inside this library.
-  SetGlobal(full, function,
+  SetGlobal(full, function.function(),
             R"({"type_schema":)" + Quoted(op->TypeSchema()) + R"(,"op":)" + Quoted(signature) +
                 R"(,"doc":)" + Quoted(doc) + R"(,"declared":true})");
   if (DeclaredNames::innermost != nullptr) DeclaredNames::innermost->names_.push_back(name);

@@ -6,6 +6,8 @@
 
 #include <mutex>
 
+#include "base/registry.h"
+
 namespace mlf {
 namespace {
 
@@ -58,11 +60,11 @@ std::string CudaLibraryStatus() {
 ffi::Function FindDeviceKernel(const char* kernel, DLDevice device) {
   const std::string device_name = DeviceName(device),
                     slot = std::string("my_llm_ffi.") + kernel + "." + device_name;
-  if (auto fn = ffi::Function::GetGlobal(slot)) return *fn;
+  if (auto fn = ffi::Function::GetGlobal(slot)) return ThroughC(*fn);
   std::string why = "nobody has registered " + slot;
   if (device.device_type == kDLCUDA) {
     const std::string status = CudaLibraryStatus();
-    if (auto fn = ffi::Function::GetGlobal(slot)) return *fn;
+    if (auto fn = ffi::Function::GetGlobal(slot)) return ThroughC(*fn);
     if (status != "found") why = status;
   }
   TVM_FFI_THROW(NotImplementedError)

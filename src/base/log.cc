@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/interrupt.h"
+#include "base/registry.h"
 
 namespace mlf {
 namespace {
@@ -42,19 +43,18 @@ LogLevel ParseLevel(const std::string& name) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  ffi::reflection::GlobalDef()
+  FunctionDef()
       .def("my_llm_ffi.set_log_callback", SetLogCallback,
-           ffi::reflection::Metadata{
-               {"doc", ffi::String("(callback: Callable[[str, str], None]): Where messages of the "
-                                   "library go: callback(level, message); None: nowhere.")}})
-      .def(
-          "my_llm_ffi.log",
-          [](const ffi::String& level, const ffi::String& message) {
-            Log(ParseLevel(level), message);
-          },
-          ffi::reflection::Metadata{
-              {"doc", ffi::String("(level, message): Sends a message to that callback. level: "
-                                  "debug, info, warning or error.")}});
+           {{"doc",
+             "(callback: Callable[[str, str], None]): Where messages of the "
+             "library go: callback(level, message); None: nowhere."}})
+      .def("my_llm_ffi.log",
+           [](const ffi::String& level, const ffi::String& message) {
+             Log(ParseLevel(level), message);
+           },
+           {{"doc",
+             "(level, message): Sends a message to that callback. level: "
+             "debug, info, warning or error."}});
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <sstream>
 #include <string>
 
-#include "base/memory_guard.h"
+#include "base/registry.h"
 #include "base/signature.h"
 
 namespace mlf {
@@ -66,9 +66,7 @@ class Op {
   template <typename Fn>
   void Register(Fn fn) const {
     const std::string name = std::string("my_llm_ffi.") + name_;
-    FunctionDef().def(
-        name.c_str(), fn, doc_,
-        ffi::reflection::Metadata{{"op", ffi::String(signature_)}, {"doc", ffi::String(doc_)}});
+    FunctionDef().def(name.c_str(), fn, doc_, {{"op", signature_}, {"doc", doc_}});
   }
 
  private:

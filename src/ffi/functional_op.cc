@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/array.h"
-#include "base/memory_guard.h"
+#include "base/registry.h"
 
 namespace mlf {
 namespace {
@@ -94,10 +94,10 @@ ffi::Function MakeFunctionalOp(const ffi::String& name, const ffi::Function& op,
   }
   FunctionalOp call(std::string(name), op, written, static_cast<size_t>(outputs),
                     static_cast<size_t>(options));
-  return ffi::Function::FromPacked(
+  return ThroughC(ffi::Function::FromPacked(
       [call = std::move(call)](const ffi::AnyView* args, int32_t count, ffi::Any*) {
         call.Call(args, static_cast<size_t>(count));
-      });
+      }));
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

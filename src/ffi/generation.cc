@@ -115,8 +115,10 @@ GenerationRef NewGeneration(const ContextRef& context, const SamplerRef& sampler
                             const ffi::Array<ffi::Bytes>& stops) {
   std::vector<std::string> words;
   for (const ffi::Bytes& stop : stops) words.emplace_back(stop.data(), stop.size());
-  return GenerationRef(ffi::make_object<GenerationObj>(std::make_unique<Generation>(
-      context->context.Get(), sampler->sampler, ToInts(prompt), max_new_tokens, std::move(words))));
+  return GenerationRef(ffi::make_object<GenerationObj>(
+      ffi::GetObjectPtr<ContextObj>(context.get()),
+      std::make_unique<Generation>(context->context.Get(), sampler->sampler, ToInts(prompt),
+                                   max_new_tokens, std::move(words))));
 }
 
 ffi::Map<ffi::String, ffi::Any> Timings(const GenerationRef& self) {
@@ -136,6 +138,7 @@ void RegisterGeneration() {
       .def(
           "next",
           [](const GenerationRef& self) -> ffi::Optional<ffi::String> {
+            const auto held = self->context->context.Get();
             const auto piece = self->generation->Next();
             if (!piece) return std::nullopt;
             return ffi::String(*piece);

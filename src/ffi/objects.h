@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "base/memory_guard.h"
+#include "base/registry.h"
 #include "io/gguf.h"
 #include "runtime/batch.h"
 #include "runtime/context.h"
@@ -109,8 +109,9 @@ class SamplerObj : public ffi::Object {
 
 class GenerationObj : public ffi::Object {
  public:
-  explicit GenerationObj(std::unique_ptr<Generation> generation)
-      : generation(std::move(generation)) {}
+  GenerationObj(ffi::ObjectPtr<ContextObj> context, std::unique_ptr<Generation> generation)
+      : context(std::move(context)), generation(std::move(generation)) {}
+  ffi::ObjectPtr<ContextObj> context;
   std::unique_ptr<Generation> generation;
   static constexpr bool _type_mutable = true;
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("my_llm_ffi.Generation", GenerationObj, ffi::Object);

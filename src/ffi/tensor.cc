@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "base/dtype.h"
-#include "base/memory_guard.h"
+#include "base/registry.h"
 
 namespace mlf {
 namespace {
@@ -47,9 +47,9 @@ ffi::Tensor Empty(const ffi::Shape& shape, DLDataType dtype, DLDevice device) {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   FunctionDef().def("my_llm_ffi.empty", Empty,
-                    ffi::reflection::Metadata{
-                        {"doc", ffi::String("(shape, dtype, device): A contiguous tensor on the "
-                                            "CPU; its memory is not initialized.")}});
+                    {{"doc",
+                      "(shape, dtype, device): A contiguous tensor on the CPU; its memory is not "
+                      "initialized."}});
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "base/interrupt.h"
+
 namespace mlf {
 namespace {
 
@@ -34,7 +36,9 @@ int64_t FindGap(const std::vector<BufferLife*>& alive, int64_t bytes) {
 int64_t PlaceBuffers(std::span<BufferLife> lives) {
   std::vector<BufferLife*> alive;  // by offset
   int64_t total = 0;
+  InterruptPoller poller;
   for (BufferLife& life : lives) {
+    poller.Poll();
     if (life.bytes > kMaxBytes)
       TVM_FFI_THROW(ValueError) << "plan: a buffer has " << life.bytes
                                 << " bytes, which is more than any memory";

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/dtype.h"
+#include "base/interrupt.h"
 #include "base/quote.h"
 
 namespace mlf {
@@ -211,7 +212,9 @@ void Plan::CheckOverlaps() const {
   for (const PlanOutput& output : made_) {
     outside.push_back(program_.tensors()[output.tensor].root);
   }
+  InterruptPoller poller;
   for (size_t i = 0; i < outside.size(); ++i) {
+    poller.Poll();
     const PlanTensor& written = program_.tensors()[outside[i]];
     if (i < brought && !written.written && !written.may_be_written) continue;
     const auto* begin = static_cast<const uint8_t*>(tensors_[outside[i]]->data);

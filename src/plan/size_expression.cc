@@ -13,7 +13,7 @@
 namespace mlf {
 namespace {
 
-constexpr size_t kMaxText = 256;
+constexpr size_t kMaxText = 256, kMaxNames = 4096;
 
 bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
@@ -29,7 +29,10 @@ class SizeParser {
   void Parse(bool may_bind, SizeExpression* out) {
     if (text_.size() > kMaxText) Fail("it is longer than ", kMaxText, " characters");
     Skip();
-    if (may_bind && IsNameAlone() && Find(rest_) < 0) symbols_.emplace_back(rest_);
+    if (may_bind && IsNameAlone() && Find(rest_) < 0) {
+      if (symbols_.size() == kMaxNames) Fail("it would be name ", kMaxNames + 1);
+      symbols_.emplace_back(rest_);
+    }
     Sum(0);
     if (!rest_.empty()) Fail("there is ", Quoted(rest_), " after its end");
     out->text_ = text_;

@@ -4,6 +4,7 @@
 #include <tvm/ffi/tvm_ffi.h>
 
 #include "base/quote.h"
+#include "base/registry.h"
 
 namespace mlf {
 namespace {
@@ -32,10 +33,8 @@ ffi::Array<int64_t> FormatBlock(const ffi::String& name) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  ffi::reflection::GlobalDef().def(
-      "my_llm_ffi.format_block", FormatBlock,
-      ffi::reflection::Metadata{
-          {"doc", ffi::String("(format): Weights and bytes of one block of a weight format.")}});
+  FunctionDef().def("my_llm_ffi.format_block", FormatBlock,
+                    {{"doc", "(format): Weights and bytes of one block of a weight format."}});
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/registry.h"
 #include "check.h"
 
 namespace mlf {
@@ -21,31 +22,25 @@ void Fail(int64_t how) {
 
 void TestKinds() {
   // As registered: a function pointer and a lambda, through the C ABI.
-  const auto pointer = ffi::Function::FromTyped(MemoryGuarded("fail", Fail));
-  const auto lambda = ffi::Function::FromTyped(
-      MemoryGuarded("lambda", [](const ffi::String& text, int64_t how) -> ffi::String {
-        Fail(how);
-        return text;
-      }));
+  const auto pointer = GuardedFunction("fail", Fail).function();
+  const GuardedFunction guarded("lambda", [](const ffi::String& text, int64_t how) -> ffi::String {
+    Fail(how);
+    return text;
+  });
+  const ffi::Function& lambda = guarded.function();
   MLF_EXPECT_THROWS(pointer(1), "MemoryError", "fail: the system has no memory left");
   MLF_EXPECT_THROWS(pointer(2), "MemoryError", "fail: asks for more memory than there can be");
   MLF_EXPECT_THROWS(pointer(3), "IndexError", "its own");
   MLF_EXPECT_THROWS(lambda("x", 1), "MemoryError", "lambda: the system has no memory left");
   pointer(0);
   MLF_EXPECT(lambda("as it was", 0).cast<ffi::String>() == "as it was");
-  bool other = false;
-  try {
-    MemoryGuarded("fail", Fail)(4);
-  } catch (const std::runtime_error&) {
-    other = true;
-  }
-  MLF_EXPECT(other);
+  MLF_EXPECT_THROWS(pointer(4), "InternalError", "a bug");
 }
 
 void TestSignatureIsKept() {
-  using Guarded = decltype(MemoryGuarded("f", [](const ffi::String&, int64_t) { return 1.5; }));
-  static_assert(std::is_same_v<decltype(&Guarded::operator()),
-                               double (Guarded::*)(const ffi::String&, int64_t) const>);
+  const GuardedFunction guarded("f", [](const ffi::String&, int64_t) { return 1.5; });
+  using Plain = ffi::detail::FunctionInfo<double (*)(const ffi::String&, int64_t)>;
+  MLF_EXPECT(guarded.schema() == Plain::TypeSchema());
 }
 
 void TestPurpose() {

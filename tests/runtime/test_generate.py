@@ -380,6 +380,18 @@ def test_closed(llm: ModuleType, tmp_path: Path) -> None:
         list(stream)
 
 
+def test_a_generation_of_a_closed_context(llm: ModuleType, tiny_file: Callable[..., Path]) -> None:
+    """As programs in C++, C and Rust meet it, which make one of a context of theirs."""
+    from my_llm_ffi import _ffi_api
+
+    with llm.Model(tiny_file(TinySpec())) as model, model.context(n_ctx=64) as context:
+        sampler = _ffi_api.Sampler.create()
+        generation = _ffi_api.Generation.create(context._handle, sampler, [1], 8, [])
+        generation.next()
+    with pytest.raises(ValueError, match="this Context is closed"):
+        generation.next()
+
+
 def test_what_stays_of_a_closed_model(llm: ModuleType, tiny_file: Callable[..., Path]) -> None:
     """As the documentation of `Model.close` has it."""
     model = llm.Model(tiny_file(TinySpec()))

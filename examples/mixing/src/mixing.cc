@@ -135,6 +135,7 @@ int64_t CallRegistered(const std::string& name, int64_t value) {
 
 // NOLINTNEXTLINE: a macro of nanobind
 NB_MODULE(_mixing, m) {
+  nb::set_leak_warnings(false);  // the registry keeps functions as long as the process lives
   // The registry is filled by loading the library, which the package has done (mixing/__init__.py).
   mixing::TranslateErrors();
   m.def("normalized", mixing::Normalized, nb::arg("x"), nb::kw_only(), nb::arg("eps") = 1e-6,
