@@ -64,22 +64,22 @@ CHECKS = (
         name="dtype check off",
         file=SIGNATURE,
         old="if (std::find(spec.dtypes.begin(), spec.dtypes.end(), dtype) != spec.dtypes.end()) "
-        "return;",
-        new="return;",
+        "return true;",
+        new="return true;",
         tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
         name="sizes not compared between tensors",
         file=SIGNATURE,
-        old="match = bound.size == size;",
-        new="match = size >= 0;",
+        old="if (bound.size != sizes[k]) return false;",
+        new="if (sizes[k] < 0) return false;",
         tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
         name="strides not looked at",
         file=SIGNATURE,
-        old="if (!t.IsContiguous()) {",
-        new="if (t.ndim() < 0) {",
+        old="if (!t.IsContiguous()) RefuseStrides(t, i);",
+        new="if (t.ndim() < 0) RefuseStrides(t, i);",
         tests=(f"{NORM}::test_rms_norm_rejects",),
     ),
     Mutant(
@@ -92,8 +92,8 @@ CHECKS = (
     Mutant(
         name="device not compared",
         file=SIGNATURE,
-        old="if (SameDevice(**first, *tensors[i])) return;",
-        new="if (first != tensors + i + 1) return;",
+        old="if (!SameDevice(*tensors[first], t)) RefuseDevice(tensors, i, first);",
+        new="if (first > i) RefuseDevice(tensors, i, first);",
         tests=("native:norm_test",),
     ),
     Mutant(
