@@ -10,6 +10,7 @@
 #include "kernels/dequantize_simd.h"
 #include "kernels/linear_simd.h"
 #include "kernels/pack_weight.h"
+#include "kernels/rounded_rows.h"
 #include "kernels/weight_argument.h"
 #include "kernels/widen_simd.h"
 
@@ -213,19 +214,25 @@ void LinearCpu(TensorView out, TensorView x, TensorView weight, TensorView bias,
                int64_t format_number, int64_t cols) {
   const Format format = static_cast<Format>(format_number);
   const int64_t tokens = out.size(0), rows = out.size(1);
-  const LinearTask task{.format = format,
-                        .out = Data<float>(out),
-                        .x = Data<const uint8_t>(x),
-                        .weight = Data<const uint8_t>(weight),
-                        .tiled = weight.ndim() == 1,
-                        .bias = bias.data_ptr() == nullptr ? nullptr : Data<const float>(bias),
-                        .rows = rows,
-                        .cols = cols,
-                        .x_row_bytes = QuantizedRowBytes(cols, ActivationPlanes(format)),
-                        .group_bytes = GroupBytes(format, cols)};
+  LinearTask task{.format = format,
+                  .out = Data<float>(out),
+                  .x = Data<const uint8_t>(x),
+                  .weight = Data<const uint8_t>(weight),
+                  .tiled = weight.ndim() == 1,
+                  .bias = bias.data_ptr() == nullptr ? nullptr : Data<const float>(bias),
+                  .rows = rows,
+                  .cols = cols,
+                  .x_row_bytes = QuantizedRowBytes(cols, ActivationPlanes(format)),
+                  .group_bytes = GroupBytes(format, cols)};
   if (tokens == 0 || rows == 0) return;
   const bool as_they_are = x.dtype() == kU8 || (x.dtype() == kF32 && ActivationPlanes(format) == 0);
   if (as_they_are && out.dtype() == kF32) return Multiply(task, tokens);
+  const int64_t values = tokens * cols;
+  if (x.dtype() == kF32 && out.dtype() == kF32 && values > 0 && values <= RoundedRows::kMaxValues) {
+    RoundedRows rounded;
+    task.x = rounded.Of(Data<const float>(x), tokens, cols, ActivationPlanes(format));
+    return Multiply(task, tokens);
+  }
   Converted(task, out, x, bias).Run(tokens);
 }
 
