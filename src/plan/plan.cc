@@ -90,7 +90,7 @@ void Plan::Bind(std::string_view name, ffi::Tensor tensor) {
 }
 
 void Plan::CheckGiven(int32_t tensor, const DLTensor& given) const {
-  const DLTensor& expected = *tensors_[tensor];
+  const DLTensor& expected = tensors_[tensor];
   const auto name = [&] { return GivenName(program_.tensors()[tensor].root); };
   if (given.dtype != expected.dtype)
     TVM_FFI_THROW(TypeError) << "plan: " << name() << " is " << DtypeName(given.dtype)
@@ -116,7 +116,7 @@ void Plan::TakeDevice(DLDevice device) {
   }
   sized_ = false;
   device_ = device;
-  for (DLTensor* t : tensors_) t->device = device;
+  for (DLTensor& t : tensors_) t.device = device;
   storage_ = Buffer();
   device_storage_.reset();
 }
@@ -184,8 +184,8 @@ void Plan::RefuseShape(int32_t tensor, int32_t shape_of, const DLTensor& given) 
 
 void Plan::Move(int32_t tensor, const DLTensor& given) {
   uint8_t* data = DataOf(given);
-  if (data == tensors_[tensor]->data) return;
-  tensors_[tensor]->data = data;
+  if (data == tensors_[tensor].data) return;
+  tensors_[tensor].data = data;
   moved_ = true;
 }
 
@@ -194,7 +194,7 @@ void Plan::TakeOutputs(Tensors outputs) {
     TVM_FFI_THROW(ValueError) << "plan: got " << outputs.size() << " outputs, expected "
                               << made_.size();
   for (size_t i = 0; i < outputs.size(); ++i) {
-    const DLTensor &given = *outputs[i], &expected = *tensors_[made_[i].tensor];
+    const DLTensor &given = *outputs[i], &expected = tensors_[made_[i].tensor];
     const int32_t root = program_.tensors()[made_[i].tensor].root;
     CheckGiven(made_[i].tensor, given);
     if (!std::equal(expected.shape, expected.shape + expected.ndim, given.shape))
@@ -217,10 +217,10 @@ void Plan::CheckOverlaps() const {
     poller.Poll();
     const PlanTensor& written = program_.tensors()[outside[i]];
     if (i < brought && !written.written && !written.may_be_written) continue;
-    const auto* begin = static_cast<const uint8_t*>(tensors_[outside[i]]->data);
+    const auto* begin = static_cast<const uint8_t*>(tensors_[outside[i]].data);
     const uint8_t* end = begin + BytesOf(outside[i]);
     for (size_t j = 0; j < outside.size(); ++j) {
-      const auto* other = static_cast<const uint8_t*>(tensors_[outside[j]]->data);
+      const auto* other = static_cast<const uint8_t*>(tensors_[outside[j]].data);
       const uint8_t* other_end = other + BytesOf(outside[j]);
       if (i == j || begin == end || other == other_end || end <= other || other_end <= begin)
         continue;
@@ -235,7 +235,7 @@ std::vector<ffi::Shape> Plan::OutputShapes(Tensors inputs) {
   Prepare(inputs);
   std::vector<ffi::Shape> shapes;
   for (const PlanOutput& output : program_.outputs()) {
-    const DLTensor& t = *tensors_[output.tensor];
+    const DLTensor& t = tensors_[output.tensor];
     shapes.emplace_back(t.shape, t.shape + t.ndim);
   }
   return shapes;

@@ -52,6 +52,8 @@ class Plan {
     ffi::Function function;
     size_t first;  // of its arguments
     int32_t count;
+    int32_t objects;  // among the arguments
+    size_t first_object;
   };
   /// An input or parameter, in the order of the program.
   struct Bringer {
@@ -87,7 +89,8 @@ class Plan {
 
   // plan_steps.cc
   void LayOutSteps();
-  void LayOutArgument(const PlanArgument& argument);
+  void LayOutArgument(const PlanArgument& argument, bool is_op);
+  void ShowObjects(const Step& step);
   void FindLives();
   void CopyExposedConstants();
   void Execute();
@@ -99,8 +102,16 @@ class Plan {
   std::vector<Bringer> bringers_{};
   std::vector<std::optional<ffi::Tensor>> bound_{};  // by parameter
 
-  std::vector<ffi::Tensor> objects_{};  // the tensors of the program, by index; changed through ...
-  std::vector<DLTensor*> tensors_{};    // ... these
+  // The tensors of the program, by index, and all their sizes and strides: in few cache lines, as
+  // weights go through the caches between two runs of a step.
+  std::vector<DLTensor> tensors_{};
+  std::vector<int64_t> sizes_{};
+  /// For functions that are no op, and may be of Python, which take no less than objects.
+  struct TensorObject {
+    int32_t tensor;
+    ffi::Tensor object;
+  };
+  std::vector<TensorObject> objects_{};
   std::vector<int64_t> numel_{}, offsets_{};
   std::vector<int64_t> symbols_{};  // sizes by name
   DLDevice device_{kDLCPU, 0};

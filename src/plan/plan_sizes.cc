@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "base/borrowed_tensor.h"
 #include "base/dtype.h"
 #include "base/quote.h"
 #include "plan/plan.h"
@@ -12,21 +11,24 @@ namespace mlf {
 
 using Kind = PlanTensor::Kind;
 
-/// Objects, because functions of Python take nothing less.
 void Plan::LayOutTensors() {
   const std::vector<PlanTensor>& tensors = program_.tensors();
   numel_.assign(tensors.size(), 0);
   offsets_.assign(tensors.size(), 0);
+  size_t dims = 0;
+  for (const PlanTensor& t : tensors) dims += t.shape.size();
+  sizes_.assign(2 * dims, 0);
+  int64_t* sizes = sizes_.data();
   for (const PlanTensor& t : tensors) {
-    const std::vector<int64_t> shape(t.shape.size());
-    objects_.push_back(
-        BorrowTensor(ffi::Shape(shape), t.dtype, device_, const_cast<uint8_t*>(t.data)));
-    tensors_.push_back(const_cast<DLTensor*>(objects_.back().GetDLTensorPtr()));
+    const auto ndim = static_cast<int32_t>(t.shape.size());
+    tensors_.push_back(
+        {const_cast<uint8_t*>(t.data), device_, ndim, t.dtype, sizes, sizes + ndim, 0});
+    sizes += 2 * ndim;
   }
 }
 
 int64_t Plan::BytesOf(int32_t tensor) const {
-  return numel_[tensor] * DtypeBytes(tensors_[tensor]->dtype);
+  return numel_[tensor] * DtypeBytes(tensors_[tensor].dtype);
 }
 
 /// What it refuses names the tensor.
@@ -51,7 +53,7 @@ void Plan::Resize() {
 
 void Plan::SizeTensor(int32_t index) {
   const PlanTensor& declared = program_.tensors()[index];
-  DLTensor& t = *tensors_[index];
+  DLTensor& t = tensors_[index];
   bool fits = true, empty = false;
   int64_t bytes = DtypeBytes(t.dtype);
   for (int i = 0; i < t.ndim; ++i) {
@@ -129,7 +131,7 @@ void Plan::Allocate() {
     base = static_cast<uint8_t*>(device_storage_->data_ptr());
   }
   for (size_t i = 0; i < lives_.size(); ++i) {
-    tensors_[life_of_[i]]->data = base + lives_[i].offset;
+    tensors_[life_of_[i]].data = base + lives_[i].offset;
   }
 }
 
@@ -137,9 +139,9 @@ void Plan::MoveViews() {
   const std::vector<PlanTensor>& tensors = program_.tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].kind != Kind::kView) continue;
-    auto* source = static_cast<uint8_t*>(tensors_[tensors[i].source]->data);
+    auto* source = static_cast<uint8_t*>(tensors_[tensors[i].source].data);
     if (source == nullptr) continue;  // empty, or used by nobody
-    tensors_[i]->data = source + offsets_[i] * DtypeBytes(tensors_[i]->dtype);
+    tensors_[i].data = source + offsets_[i] * DtypeBytes(tensors_[i].dtype);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "base/borrowed_tensor.h"
 #include "base/interrupt.h"
 #include "plan/plan.h"
 
@@ -27,16 +28,27 @@ void ForTensors(const Program& program, Fn fn) {
 
 void Plan::LayOutSteps() {
   for (const PlanCall& call : program_.calls()) {
-    steps_.push_back(
-        {call.function->function, arguments_.size(), static_cast<int32_t>(call.arguments.size())});
-    for (const PlanArgument& argument : call.arguments) LayOutArgument(argument);
+    const size_t first_object = objects_.size();
+    Step step{call.function->function, arguments_.size(),
+              static_cast<int32_t>(call.arguments.size()), 0, first_object};
+    for (const PlanArgument& argument : call.arguments) {
+      LayOutArgument(argument, call.function->is_op);
+    }
+    step.objects = static_cast<int32_t>(objects_.size() - first_object);
+    steps_.push_back(std::move(step));
   }
 }
 
-void Plan::LayOutArgument(const PlanArgument& argument) {
+void Plan::LayOutArgument(const PlanArgument& argument, bool is_op) {
   ffi::AnyView view;
   if (const auto* tensor = std::get_if<PlanTensorIndex>(&argument)) {
-    view = objects_[tensor->index];
+    DLTensor& t = tensors_[tensor->index];
+    view = &t;
+    if (!is_op) {
+      objects_.push_back({tensor->index, BorrowTensor(ffi::ShapeView(t.shape, t.ndim), t.dtype,
+                                                      t.device, t.data)});
+      view = objects_.back().object;
+    }
   } else if (const auto* integer = std::get_if<int64_t>(&argument)) {
     view = *integer;
   } else if (const auto* number = std::get_if<double>(&argument)) {
@@ -78,7 +90,19 @@ void Plan::CopyExposedConstants() {
     if (t.kind != Kind::kConstant || !t.may_be_written || t.bytes == 0) continue;
     copies_.push_back(Buffer::For("a constant of a plan", t.bytes));
     std::memcpy(copies_.back().data(), t.data, t.bytes);
-    tensors_[i]->data = copies_.back().data();
+    tensors_[i].data = copies_.back().data();
+  }
+}
+
+/// Brings the objects that a step is given up to date.
+void Plan::ShowObjects(const Step& step) {
+  for (size_t i = step.first_object; i < step.first_object + step.objects; ++i) {
+    const DLTensor& now = tensors_[objects_[i].tensor];
+    auto& shown = *const_cast<DLTensor*>(objects_[i].object.GetDLTensorPtr());
+    shown.data = now.data;
+    shown.device = now.device;
+    std::copy_n(now.shape, now.ndim, shown.shape);
+    std::copy_n(now.strides, now.ndim, shown.strides);
   }
 }
 
@@ -93,6 +117,8 @@ void Plan::Execute() {
 /// By the C ABI: no exception may come out of a function of another library.
 void Plan::Call(size_t step) {
   const Step& s = steps_[step];
+  if (s.objects > 0) [[unlikely]]
+    ShowObjects(s);
   auto* function =
       const_cast<ffi::FunctionObj*>(static_cast<const ffi::FunctionObj*>(s.function.get()));
   ffi::Any result;
