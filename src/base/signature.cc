@@ -137,8 +137,12 @@ bool Signature::MatchBatch(Tensors tensors, size_t i, int64_t lead, Symbols& sym
     bound = {static_cast<int>(i), lead};
     return true;
   }
-  const auto first = tensors[bound.by]->shape().begin(), here = tensors[i]->shape().begin();
-  return bound.size == lead && std::equal(first, first + lead, here);
+  if (bound.size != lead) return false;
+  const int64_t *first = tensors[bound.by]->shape().data(), *here = tensors[i]->shape().data();
+  for (int64_t k = 0; k < lead; ++k) {
+    if (first[k] != here[k]) return false;
+  }
+  return true;
 }
 
 std::string Signature::ExpectedShape(Tensors tensors, size_t i, const Symbols& symbols) const {

@@ -38,11 +38,20 @@ struct Heads<BF16> {
 /// Turns of each pair at position 1.
 std::vector<double> Turns(int64_t pairs, const float* factors, double base,
                           const RopeScaling& scaling) {
-  std::vector<double> out(pairs);
-  for (int64_t i = 0; i < pairs; ++i) {
-    out[i] = RopeTurn(i, pairs, base, scaling);
-    if (factors != nullptr) out[i] /= factors[i];
+  // Of the last call on this thread: all layers of a model have the same, at a pow() a pair.
+  thread_local struct {
+    double base = 0;
+    RopeScaling scaling;
+    std::vector<double> turns;
+  } kept;
+  const auto wanted = static_cast<size_t>(pairs);
+  if (kept.base != base || kept.scaling != scaling || kept.turns.size() != wanted) {
+    std::vector<double> turns(wanted);
+    for (int64_t i = 0; i < pairs; ++i) turns[i] = RopeTurn(i, pairs, base, scaling);
+    kept = {base, scaling, std::move(turns)};
   }
+  std::vector<double> out = kept.turns;
+  for (int64_t i = 0; factors != nullptr && i < pairs; ++i) out[i] /= factors[i];
   return out;
 }
 

@@ -10,8 +10,10 @@ namespace mlf {
 
 /// How frequencies are scaled (rope.h, RopeFn).
 struct RopeScaling {
-  double freq_scale;
+  double freq_scale = 1;
   double ramp_low = -1, ramp_high = 0;  // every pair has freq_scale
+
+  bool operator==(const RopeScaling&) const = default;
 
   double OfPair(int64_t i) const {
     const double width = std::max(ramp_high - ramp_low, 0.001);

@@ -106,6 +106,10 @@ class Plan {
   // weights go through the caches between two runs of a step.
   std::vector<DLTensor> tensors_{};
   std::vector<int64_t> sizes_{};
+  struct View {
+    int32_t tensor, source;
+  };
+  std::vector<View> views_{};
   /// For functions that are no op, and may be of Python, which take no less than objects.
   struct TensorObject {
     int32_t tensor;

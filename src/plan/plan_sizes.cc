@@ -24,6 +24,8 @@ void Plan::LayOutTensors() {
     tensors_.push_back(
         {const_cast<uint8_t*>(t.data), device_, ndim, t.dtype, sizes, sizes + ndim, 0});
     sizes += 2 * ndim;
+    if (t.kind == Kind::kView)
+      views_.push_back({static_cast<int32_t>(tensors_.size()) - 1, t.source});
   }
 }
 
@@ -136,12 +138,10 @@ void Plan::Allocate() {
 }
 
 void Plan::MoveViews() {
-  const std::vector<PlanTensor>& tensors = program_.tensors();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].kind != Kind::kView) continue;
-    auto* source = static_cast<uint8_t*>(tensors_[tensors[i].source].data);
+  for (const auto& [view, of] : views_) {
+    auto* source = static_cast<uint8_t*>(tensors_[of].data);
     if (source == nullptr) continue;  // empty, or used by nobody
-    tensors_[i].data = source + offsets_[i] * DtypeBytes(tensors_[i].dtype);
+    tensors_[view].data = source + offsets_[view] * DtypeBytes(tensors_[view].dtype);
   }
 }
 
