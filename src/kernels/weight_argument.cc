@@ -21,8 +21,9 @@ const FormatInfo& ReadFormat(const Op& op, const WeightParameters& p) {
   if (!p.format.has_value())
     op.Refuse(p.name, " is uint8, expected format= one of ", FormatNames());
   const ffi::String name = *p.format;
-  op.Choice("format", name);
-  return *FindFormat(std::string_view(name.data(), name.size()));
+  const FormatInfo* info = FindFormat(std::string_view(name.data(), name.size()));
+  if (info == nullptr) op.Choice("format", name);  // throws, with all of them
+  return *info;
 }
 
 WeightArgument ReadBytes(const Op& op, const WeightParameters& p) {
