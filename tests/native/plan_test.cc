@@ -48,7 +48,7 @@ void Overwrite(TensorView x, TensorView out) {
 TVM_FFI_STATIC_INIT_BLOCK() {
   kSum.Register(Sum);
   kGrow.Register(Grow);
-  FunctionDef().def("plan_test.overwrite", Overwrite);
+  FunctionDef().def("plan_test.overwrite", Overwrite, "(x): writes over it");
 }
 
 // ---- arrays and programs ------------------------------------------------------------------------
