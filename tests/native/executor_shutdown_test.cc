@@ -169,16 +169,16 @@ void TestDrainsAndIsCutShort() {
 void TestLetsGoOfWaiters() {
   const auto executor = Executor::Create(TheModel(), SmallConfig());
   const int64_t id = executor->Enqueue(LongRequest(), Audience::kOwn);
-  std::vector<std::thread> waiters;
   std::atomic<int> ends{0};
-  waiters.emplace_back([&] {
+  std::thread own([&] {
     for (const Response& r : executor->Await(std::nullopt, id, Audience::kOwn))
       ends += r.is_request_final ? 1 : 0;
   });
-  waiters.emplace_back([&] { MLF_EXPECT(executor->Await(1e9, std::nullopt).empty()); });
+  std::thread others([&] { MLF_EXPECT(executor->Await(1e9, std::nullopt).empty()); });
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
   executor->Shutdown(false);
-  for (std::thread& waiter : waiters) waiter.join();
+  own.join();
+  others.join();
   MLF_EXPECT(ends.load() == 1);
 }
 
