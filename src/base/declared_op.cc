@@ -124,21 +124,6 @@ namespace {
 
 constexpr const char* kPrefix = "my_llm_ffi.";
 
-void SetGlobal(const std::string& full, const ffi::Function& function,
-               const std::string& metadata) {
-  TVMFFIMethodInfo info{};
-  info.name = {full.data(), full.size()};
-  info.doc = {nullptr, 0};
-  info.flags = 0;
-  info.method = ffi::AnyView(function).CopyToTVMFFIAny();
-  info.metadata = {metadata.data(), metadata.size()};
-  TVM_FFI_CHECK_SAFE_CALL(TVMFFIFunctionSetGlobalFromMethodInfo(&info, 0));
-}
-
-std::string Quoted(const std::string& text) {
-  return std::string(ffi::EscapeStringJSON(ffi::String(text)));
-}
-
 /// What `my_llm_ffi.<name>` was registered with; no entry "op" when it is no op, or nothing.
 ffi::json::Object MetadataOf(const std::string& name) {
   if (!ffi::Function::GetGlobal(kPrefix + name)) return {};
@@ -175,9 +160,8 @@ void DeclareOp(const ffi::String& name, const ffi::String& signature, const ffi:
   const auto function = GuardedFunction::Packed(
       full, [op](const ffi::AnyView* args, int32_t count, ffi::Any*) { op->Call(args, count); });
   // "declared": the op has no kernel inside this library.
-  SetGlobal(full, function.function(),
-            R"({"type_schema":)" + Quoted(op->TypeSchema()) + R"(,"op":)" + Quoted(signature) +
-                R"(,"doc":)" + Quoted(doc) + R"(,"declared":true})");
+  RegisterFunction(full, function.function(), op->TypeSchema(), nullptr,
+                   {{"op", signature}, {"doc", doc}, {"declared", "true"}});
   if (DeclaredNames::innermost != nullptr) DeclaredNames::innermost->names_.push_back(name);
 }
 
@@ -197,8 +181,7 @@ void RegisterKernel(const ffi::String& name, const ffi::String& device, const ff
                              << " takes " << ReadableTypes(type_schema) << ", expected "
                              << ReadableTypes(expected);
   }
-  const ffi::String& types = declared ? expected : type_schema;
-  SetGlobal(slot, kernel, types.empty() ? "{}" : R"({"type_schema":)" + Quoted(types) + "}");
+  RegisterFunction(slot, kernel, declared ? expected : type_schema, nullptr, {});
 }
 
 namespace {

@@ -30,16 +30,16 @@ ffi::Array<ffi::String> LoadOps(const ffi::String& path) {
   // Leaked on purpose: its kernels are called as long as the process lives.
   static_cast<void>(new ffi::Module(module));
   const DeclaredNames declared;
-  ThroughC (*declare)();
+  const ffi::Function declare_all = ThroughC(*declare);
+  declare_all();
   return {declared.names().begin(), declared.names().end()};
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   FunctionDef().def("my_llm_ffi.load_ops", LoadOps,
                     {{"doc",
-                      "(path): Loads a library of ops, made with my_llm_ffi/declare.h; returns the "
-                      "names of those "
-                      "it declared."}});
+                      "(path): Loads a library of ops, made with my_llm_ffi/declare.h; "
+                      "returns the names of those it declared."}});
 }
 
 }  // namespace

@@ -6,25 +6,25 @@
 namespace mlf {
 namespace {
 
-std::string MetadataOf(const GuardedFunction& function, const Notes& notes) {
-  const auto quoted = [](const std::string& text) {
-    return std::string(ffi::EscapeStringJSON(ffi::String(text)));
-  };
-  std::string json = R"({"type_schema":)" + quoted(function.schema());
+std::string MetadataOf(const std::string& schema, Notes notes) {
+  if (!schema.empty()) notes.insert(notes.begin(), {"type_schema", schema});
+  std::string json = "{";
   for (const auto& [name, text] : notes) {
-    json.append(",").append(quoted(name)).append(":").append(quoted(text));
+    if (json.size() > 1) json.append(",");
+    json.append("\"").append(name).append("\":");
+    json.append(ffi::EscapeStringJSON(ffi::String(text)));
   }
   return json + "}";
 }
 
 TVMFFIByteArray Bytes(std::string_view text) { return {text.data(), text.size()}; }
 
-TVMFFIMethodInfo InfoOf(const char* name, const GuardedFunction& function, const char* doc,
+TVMFFIMethodInfo InfoOf(std::string_view name, const ffi::Function& function, const char* doc,
                         std::string_view metadata) {
   TVMFFIMethodInfo info{};
   info.name = Bytes(name);
   if (doc != nullptr) info.doc = Bytes(doc);
-  info.method = ffi::AnyView(function.function()).CopyToTVMFFIAny();
+  info.method = ffi::AnyView(function).CopyToTVMFFIAny();
   info.metadata = Bytes(metadata);
   return info;
 }
@@ -39,17 +39,17 @@ ffi::Function ThroughC(const ffi::Function& function) {
   return ffi::Function::FromExternC(kept, call, Unsafe::DecRefObjectHandle);
 }
 
-void RegisterFunction(const char* name, const GuardedFunction& function, const char* doc,
-                      const Notes& notes) {
-  const std::string metadata = MetadataOf(function, notes);
+void RegisterFunction(const std::string& name, const ffi::Function& function,
+                      const std::string& schema, const char* doc, const Notes& notes) {
+  const std::string metadata = MetadataOf(schema, notes);
   const TVMFFIMethodInfo info = InfoOf(name, function, doc, metadata);
   TVM_FFI_CHECK_SAFE_CALL(TVMFFIFunctionSetGlobalFromMethodInfo(&info, 0));
 }
 
 void RegisterMethod(int32_t type_index, const char* name, bool is_static,
                     const GuardedFunction& function, const char* doc) {
-  const std::string metadata = MetadataOf(function, {});
-  TVMFFIMethodInfo info = InfoOf(name, function, doc, metadata);
+  const std::string metadata = MetadataOf(function.schema(), {});
+  TVMFFIMethodInfo info = InfoOf(name, function.function(), doc, metadata);
   if (is_static) info.flags = kTVMFFIFieldFlagBitMaskIsStaticMethod;
   TVM_FFI_CHECK_SAFE_CALL(TVMFFITypeRegisterMethod(type_index, &info));
 }

@@ -84,8 +84,9 @@ class GuardedFunction {
 /// Names and texts that stand in a function's metadata beside its type.
 using Notes = std::vector<std::pair<const char*, std::string>>;
 
-void RegisterFunction(const char* name, const GuardedFunction& function, const char* doc,
-                      const Notes& notes);
+/// Without a type where `schema` is empty. RuntimeError of tvm-ffi when the name is taken.
+void RegisterFunction(const std::string& name, const ffi::Function& function,
+                      const std::string& schema, const char* doc, const Notes& notes);
 void RegisterMethod(int32_t type_index, const char* name, bool is_static,
                     const GuardedFunction& function, const char* doc);
 
@@ -94,7 +95,8 @@ class FunctionDef {
  public:
   template <typename Fn>
   FunctionDef& def(const char* name, Fn fn, const char* doc, const Notes& notes = {}) {
-    RegisterFunction(name, GuardedFunction(name, std::move(fn)), doc, notes);
+    const GuardedFunction guarded(name, std::move(fn));
+    RegisterFunction(name, guarded.function(), guarded.schema(), doc, notes);
     return *this;
   }
   template <typename Fn>

@@ -5,7 +5,6 @@ scripts/keep_client keeps headers and programs of a release; nothing of it is ed
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tarfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from reference.gguf_files import TinySpec
+from reference.native_builds import need_cargo
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -72,9 +72,7 @@ def test_c(llm: ModuleType, kept: Path, tmp_path: Path) -> None:
 def test_rust(
     llm: ModuleType, kept: Path, tiny_file: Callable[[TinySpec], Path], tmp_path: Path
 ) -> None:
-    cargo = shutil.which("cargo")
-    if cargo is None:
-        pytest.skip("cargo is not here")
+    cargo = need_cargo()
     model, environment = tiny_file(TinySpec()), cargo_environment(tmp_path / "target")
     crate = kept / "rust/my-llm-ffi"
     build([cargo, "build", "--quiet", "--examples"], cwd=crate, env=environment)

@@ -178,6 +178,28 @@ def test_nan_stays_in_its_row(format):
     np.testing.assert_array_equal(np.delete(out, 2, 0), np.delete(clean, 2, 0))
 
 
+def test_what_stood_in_the_same_memory_before_is_forgotten():
+    """Rounded activations serve the next product of the same ones alone."""
+    few = {format: quantized(format, 16, 64) for format in ("Q8_0", "Q4_1")}
+
+    def product(x: np.ndarray, format: str) -> np.ndarray:
+        return llm.ops.linear(x, few[format], format=format)
+
+    memory = np.empty((2, 64), np.float32)
+    given = [normal(seed, 2, 64) for seed in (1, 2)]
+    expected = {
+        (i, f): product(np.tile(x, (100, 1)), f)[:2] for i, x in enumerate(given) for f in few
+    }
+    for i, format in [(0, "Q8_0"), (0, "Q4_1"), (1, "Q4_1"), (1, "Q8_0"), (0, "Q8_0"), (0, "Q8_0")]:
+        memory[:] = given[i]
+        np.testing.assert_array_equal(product(memory, format), expected[i, format])
+    np.testing.assert_array_equal(product(memory[:1], "Q8_0"), expected[0, "Q8_0"][:1])
+    halves = memory.reshape(4, 32)  # the same bytes in rows of another length
+    weight = quantized("Q8_0", 16, 32)
+    whole = llm.ops.linear(np.tile(halves, (100, 1)), weight, format="Q8_0")
+    np.testing.assert_array_equal(llm.ops.linear(halves, weight, format="Q8_0"), whole[:4])
+
+
 def test_out_is_filled_and_returned():
     x, weight = normal(1, 4, 64), normal(2, 20, 64)
     out = np.full((4, 20), np.nan, np.float32)

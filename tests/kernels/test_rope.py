@@ -115,6 +115,24 @@ def test_base_and_frequency_factors(base):
     assert_close(q, want, "float32")
 
 
+def test_settings_of_the_call_before_are_forgotten():
+    factors = np.linspace(1, 32, 32, dtype=np.float32)
+    plain, other, linear, short = frequencies(64), frequencies(64, 5e5), frequencies(64) / 4, 32
+    for settings, f in [
+        ({}, plain),
+        ({"scaling": "linear", "factor": 4.0}, linear),
+        ({"freq_factors": factors}, plain / factors),
+        ({}, plain),
+        ({"base": 5e5}, other),
+        ({"rotary_dims": short}, frequencies(short)),
+        ({}, plain),
+    ]:
+        q, k, positions = inputs(5, 2, 1, 64)
+        want = reference(q, positions, f)
+        llm.ops.rope(q, k, positions, **settings)
+        assert_close(q, want, "float32")
+
+
 def test_linear_scaling():
     q, k, positions = inputs(5, 2, 1, 64)
     want = reference(q, positions, frequencies(64) / 4)

@@ -97,6 +97,27 @@ CHECKS = (
         tests=("native:norm_test",),
     ),
     Mutant(
+        name="activations are not compared with those of before",
+        file="src/kernels/rounded_rows.h",
+        old="std::memcmp(rows_.x.data(), x, bytes) == 0;",
+        new="bytes > 0;",
+        tests=("tests/kernels/test_linear.py",),
+    ),
+    Mutant(
+        name="activations rounded to 8 bits serve where 16 are wanted",
+        file="src/kernels/rounded_rows.h",
+        old="rows_.planes == planes &&",
+        new="planes > 0 &&",
+        tests=("tests/kernels/test_linear.py",),
+    ),
+    Mutant(
+        name="rope keeps the scaling of the call before",
+        file="src/kernels/rope.cc",
+        old="kept.scaling != scaling || ",
+        new="",
+        tests=("tests/kernels/test_rope.py",),
+    ),
+    Mutant(
         name="eps may be NaN",
         file="src/kernels/norm.cc",
         old="eps32 > 0 && std::isfinite(eps32)",
