@@ -1,0 +1,182 @@
+"""Inference of a plugin's outputs, from as much as is known: dtypes, symbols, or sizes.
+
+Each function asks the plugin anew and keeps nothing, so that the order of the calls, clones and
+threads do not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .dtypes import TENSOR_DTYPES, DType
+from .symbolic import MAX_RANK, Dim, Size, SymTensor, Trace, Undecidable, explore, sizes
+
+if TYPE_CHECKING:
+    from .plugin_base import PluginBase
+
+_MAX_DTYPES = 5_000  # combinations that are tried where none is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What is known of a call's inputs.
+
+    Attributes:
+        dtypes: Of each; None: not known.
+        shapes: Of each, as :func:`my_llm_ffi.tensorrt.symbolic.sizes` takes it.
+        values: Of each shape input: its numbers, as far as they are known.
+    """
+
+    dtypes: Sequence[Any] | None
+    shapes: Sequence[Sequence[Any] | None]
+    values: Sequence[Sequence[Any] | None] = ()
+
+
+def check_dtypes(plugin: PluginBase, dtypes: Sequence[Any]) -> list[DType]:
+    """Dtypes of the inputs, if the plugin takes them.
+
+    Raises:
+        TypeError: It does not, or not as many.
+    """
+    named = [DType(dtype) for dtype in dtypes]
+    allowed = supported(plugin, len(named))
+    for i, (dtype, choices) in enumerate(zip(named, allowed)):
+        if dtype not in choices:
+            raise TypeError(
+                f"{plugin.plugin_name}: {plugin.input_name(i)} is {dtype}, expected "
+                f"{' or '.join(choices)}"
+            )
+    return named
+
+
+def supported(plugin: PluginBase, count: int) -> list[tuple[DType, ...]]:
+    """Dtypes that each of some inputs may have.
+
+    Raises:
+        TypeError: The plugin takes another number of inputs.
+    """
+    if plugin.supported_dtypes is None:
+        return [tuple(DType(name) for name in TENSOR_DTYPES)] * count
+    listed = [tuple(DType(d) for d in choices) for choices in plugin.supported_dtypes]
+    if len(listed) != count:
+        raise TypeError(f"{plugin.plugin_name}: {count} inputs given, expected {len(listed)}")
+    return listed
+
+
+def output_dtypes(
+    plugin: PluginBase, dtypes: Sequence[Any], shapes: Sequence[Any] | None = None
+) -> list[DType]:
+    """Dtypes of the outputs, when not even the number of dimensions may be known.
+
+    Args:
+        plugin: Which.
+        dtypes: Of the inputs.
+        shapes: What is known of their shapes; None: nothing is.
+    """
+    named = check_dtypes(plugin, dtypes)
+    inputs = Inputs(named, shapes or [None] * len(named), [None] * plugin.shape_inputs)
+    return list(explore(lambda trace: [o.dtype for o in _ask(plugin, inputs, trace)], every=False))
+
+
+def output_shapes(plugin: PluginBase, inputs: Inputs) -> list[list[Size]]:
+    """Shapes of the outputs, with expressions of the sizes that are not known yet.
+
+    Where dtypes are not known either, those that the plugin takes are tried: no shape may depend on
+    them.
+    """
+    count, first = len(inputs.shapes), None
+    choices = supported(plugin, count) if inputs.dtypes is None else [[d] for d in inputs.dtypes]
+    for dtypes in itertools.islice(itertools.product(*choices), _MAX_DTYPES):
+        known = dataclasses.replace(inputs, dtypes=check_dtypes(plugin, dtypes))
+        try:
+            return list(explore(functools.partial(_shapes, plugin, known), every=True))
+        except Undecidable:
+            raise
+        except Exception as error:
+            first = first or error
+    raise first or TypeError(f"{plugin.plugin_name}: there are no dtypes that it takes")
+
+
+def _shapes(plugin: PluginBase, inputs: Inputs, trace: Trace) -> _Shapes:
+    return _Shapes(o.shape for o in _ask(plugin, inputs, trace))
+
+
+def outputs(plugin: PluginBase, inputs: Inputs) -> list[SymTensor]:
+    """Dtypes and shapes of the outputs, where all sizes are numbers.
+
+    Raises:
+        ValueError: A size would be negative.
+    """
+    known = dataclasses.replace(inputs, dtypes=check_dtypes(plugin, inputs.dtypes or ()))
+    found = _ask(plugin, known, Trace())
+    for i, tensor in enumerate(found):
+        if any(int(size) < 0 for size in tensor.shape):
+            raise ValueError(f"{plugin.plugin_name}: output {i} would have shape {tensor.shape}")
+    return found
+
+
+class _Shapes(list):  # type: ignore[type-arg]
+    """Shapes that are equal where their expressions are: a Dim's own == asks."""
+
+    def _keys(self) -> list[list[Any]]:
+        return [[s.key if isinstance(s, Dim) else int(s) for s in shape] for shape in self]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shapes) and self._keys() == other._keys()
+
+    __hash__ = None
+
+
+def _ask(plugin: PluginBase, inputs: Inputs, trace: Trace) -> list[SymTensor]:
+    """One run of the author's inference, its result checked."""
+    symbols = []
+    for i, (dtype, shape) in enumerate(zip(inputs.dtypes or (), inputs.shapes)):
+        rank = plugin.ranks[i] if shape is None and plugin.ranks is not None else None
+        known = shape if rank is None else [None] * rank
+        symbols.append(SymTensor(dtype, sizes(plugin.input_name(i), known, trace)))
+    arguments: list[Any] = [symbols]
+    if plugin.shape_inputs:
+        names = [f"shape input {i}" for i in range(plugin.shape_inputs)]
+        arguments.append([_values(n, v, trace) for n, v in zip(names, inputs.values)])
+    found = plugin.shape_dtype_inference(*arguments)
+    listed = list(found) if isinstance(found, (tuple, list)) else [found]
+    for tensor in listed:
+        if not isinstance(tensor, SymTensor):
+            raise TypeError(
+                f"{plugin.plugin_name}: shape_dtype_inference returned {type(tensor).__name__}, "
+                "expected SymTensor, or a tuple of them"
+            )
+        if tensor.ndim > MAX_RANK:
+            raise ValueError(
+                f"{plugin.plugin_name}: an output has {tensor.ndim} dimensions, at most {MAX_RANK}"
+            )
+    if len(listed) != plugin.num_outputs:
+        raise ValueError(
+            f"{plugin.plugin_name}: shape_dtype_inference returned {len(listed)} outputs, its "
+            f"annotation or num_outputs says {plugin.num_outputs}"
+        )
+    return listed
+
+
+class _Unknown(list):  # type: ignore[type-arg]
+    """Values of a shape input before there are any: each is a symbol."""
+
+    def __init__(self, name: str, trace: Trace) -> None:
+        super().__init__()
+        self._name, self._trace = name, trace
+
+    def __getitem__(self, index: Any) -> Any:
+        return Dim("leaf", (), self._trace, name=f"{self._name}[{index}]")
+
+
+def _values(name: str, values: Sequence[Any] | None, trace: Trace) -> list[Any]:
+    if values is None:
+        return _Unknown(name, trace)
+    return [
+        v if type(v) is int else Dim("leaf", (), trace, name=f"{name}[{i}]", leaf=v)
+        for i, v in enumerate(values)
+    ]

@@ -1,0 +1,410 @@
+"""Plugins as classes: what an author writes, how they are registered and called.
+
+Counterpart: adapter.py, which shows an object of these classes to TensorRT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, ClassVar, TypeVar
+
+from . import bindings, failures, inference
+from .dtypes import DType, dtype_of, is_torch
+from .fields import REQUIRED, Field, read
+from .memory import TensorWrapper, wrap
+from .symbolic import SymTensor
+
+Key = tuple[str, str, str]
+Plugin = TypeVar("Plugin", bound="type[PluginBase]")
+# All plugins of this process, by name, version and namespace.
+registry: dict[Key, type[PluginBase]] = {}
+# Those that were added to a network, for the manifest of its engine.
+used: dict[Key, type[PluginBase]] = {}
+
+
+class PluginBase:
+    """A plugin: attributes, inference of its outputs, and what it computes.
+
+    A class of plugins has an ``__init__`` whose parameters are annotated and kept as attributes of
+    the same names: these are its fields, and all of its state. A plugin is copied by making it anew
+    from them. It is registered with :func:`plugin`, and called with tensors of a network, which
+    adds a layer, or with torch's, which computes.
+
+    Attributes:
+        num_outputs: How many it has; from the annotation of ``shape_dtype_inference`` if omitted.
+        supported_dtypes: For each input the dtypes that it may have; None: all, and inference
+            refuses what it must.
+        ranks: For each input how many dimensions it has, None where it may have any; None: any.
+            Where a plugin is made from an ONNX file or by C++, TensorRT asks for dtypes before it
+            says shapes; without this, inference is then tried with all of them.
+        aliased_outputs: Output -> the input whose memory it is: read and written in place.
+        shape_inputs: How many of the last inputs are shape tensors: integers on the host, whose
+            values inference gets as its second argument. ``forward`` does not see them.
+        uses_torch: Whether torch's current stream is set while ``forward`` runs.
+    """
+
+    num_outputs: int = 0
+    supported_dtypes: Sequence[Sequence[Any]] | None = None
+    ranks: Sequence[int | None] | None = None
+    aliased_outputs: Mapping[int, int] = {}
+    shape_inputs: int = 0
+    uses_torch: bool = True
+
+    # Of the decorator.
+    plugin_name: ClassVar[str] = ""
+    plugin_version: ClassVar[str] = ""
+    plugin_namespace: ClassVar[str] = ""
+    schema_version: ClassVar[int] = 1
+    fields: ClassVar[tuple[Field, ...]] = ()
+    forward_takes: ClassVar[frozenset[str]] = frozenset()
+
+    def shape_dtype_inference(self, inputs: Sequence[SymTensor]) -> Any:
+        """Dtypes and shapes of the outputs, from those of the inputs.
+
+        Args:
+            inputs: One for each input; sizes may be symbols (:class:`SymTensor`).
+
+        Returns:
+            A `SymTensor`, or a tuple of them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no shape_dtype_inference")
+
+    def forward(
+        self,
+        inputs: Sequence[TensorWrapper],
+        outputs: Sequence[TensorWrapper],
+        *,
+        workspace: TensorWrapper | None,
+        stream: int,
+    ) -> None:
+        """Computes the outputs: launches on the stream, and neither waits nor keeps a tensor.
+
+        Args:
+            inputs: What is read.
+            outputs: What is written.
+            workspace: Bytes, as many as ``workspace_size`` said; None for 0. May be left out of the
+                signature.
+            stream: Handle of the CUDA stream, 0 on the host. May be left out too: it is torch's
+                current one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def workspace_size(self, inputs: Sequence[SymTensor], outputs: Sequence[SymTensor]) -> int:
+        """Bytes that ``forward`` needs beside its tensors, whose largest sizes are given."""
+        return 0
+
+    def input_name(self, index: int) -> str:
+        """What messages call an input."""
+        return f"input {index}"
+
+    def values(self) -> dict[str, Any]:
+        """The fields' values, checked.
+
+        Raises:
+            TypeError: An attribute is missing or of another type than its annotation says.
+            ValueError: A value is not allowed.
+        """
+        found = {}
+        for field in self.fields:
+            if not hasattr(self, field.name):
+                raise TypeError(
+                    f"{self.plugin_name}: __init__ takes {field.name} and does not keep it; "
+                    f"expected self.{field.name} = {field.name}"
+                )
+            try:
+                found[field.name] = field.check(getattr(self, field.name))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{self.plugin_name}: {error}") from None
+        return found
+
+    def clone(self) -> PluginBase:
+        """Another one with the same fields, which shares nothing with it."""
+        return type(self)(**self.values())
+
+    def prepare(self, tensors: Sequence[Any]) -> tuple[PluginBase, list[Any]]:
+        """The plugin of one call, and its inputs: where inputs may be left out."""
+        return self.clone(), list(tensors)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Adds a layer to a network, or computes at once.
+
+        Args:
+            *arguments: A network (`tensorrt.INetworkDefinition`) and its tensors; or tensors of
+                torch (or NumPy).
+
+        Returns:
+            The output, or a tuple of them; an aliased output of a computation is its input.
+
+        Raises:
+            TypeError: A dtype or a number of inputs is wrong.
+            ValueError: Shapes do not fit.
+        """
+        if not self.plugin_name:
+            raise TypeError(f"{type(self).__name__} is not registered, expected @plugin(name)")
+        if arguments and hasattr(arguments[0], "add_plugin_v3"):
+            found = _add_layer(self, arguments[0], arguments[1:])
+        else:
+            found = _compute(self, arguments)
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+# ---- calls --------------------------------------------------------------------------------------
+
+
+def _split(plugin: PluginBase, tensors: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Inputs and shape inputs."""
+    if len(tensors) < plugin.shape_inputs:
+        raise TypeError(
+            f"{plugin.plugin_name}: {len(tensors)} inputs given, and {plugin.shape_inputs} of them "
+            "must be shape inputs"
+        )
+    at = len(tensors) - plugin.shape_inputs
+    return tensors[:at], tensors[at:]
+
+
+def network_shape(tensor: Any) -> list[int | None] | None:
+    """Shape of a network's tensor: None where the engine's run says it."""
+    try:
+        sizes = [int(size) for size in tensor.shape]
+    except ValueError:  # TensorRT's way to say that the number of dimensions is not known
+        return None
+    return [None if size < 0 else size for size in sizes]
+
+
+def _add_layer(plugin: PluginBase, network: Any, tensors: Sequence[Any]) -> list[Any]:
+    called, given = plugin.prepare(tensors)
+    inputs, shape_inputs = _split(called, given)
+    for i, tensor in enumerate(inputs):
+        if tensor is None:
+            raise TypeError(f"{called.plugin_name}: {called.input_name(i)} is None")
+    known = [network_shape(tensor) for tensor in inputs]
+    values = [[None] * int(tensor.shape[0]) for tensor in shape_inputs]
+    # What is wrong is said here already, and not by TensorRT's log.
+    dtypes = [dtype_of(tensor) for tensor in inputs]
+    inference.output_dtypes(called, dtypes, known)
+    if None not in known:
+        inference.output_shapes(called, inference.Inputs(dtypes, known, values))
+    failures.forget()
+    layer = network.add_plugin_v3(inputs, shape_inputs, _shown(called, dtypes, known))
+    failures.raise_stored()
+    if layer is None:
+        raise RuntimeError(f"{called.plugin_name}: TensorRT added no layer; its log says why")
+    used[_key(type(called))] = type(called)
+    return [layer.get_output(i) for i in range(called.num_outputs)]
+
+
+def _shown(plugin: PluginBase, dtypes: list[Any], known: list[Any]) -> Any:
+    """What TensorRT sees of a plugin; without TensorRT the plugin itself."""
+    if bindings.trt is None:
+        return plugin
+    from .adapter import Adapter
+
+    return Adapter(plugin, dtypes=dtypes, shapes=known)
+
+
+def _compute(plugin: PluginBase, tensors: Sequence[Any]) -> list[Any]:
+    called, given = plugin.prepare(tensors)
+    arrays, shape_arrays = _split(called, given)
+    inputs = [
+        wrap(array, f"{called.plugin_name}: {called.input_name(i)}")
+        for i, array in enumerate(arrays)
+    ]
+    devices = {tensor.device for tensor in inputs}
+    if len(devices) != 1:
+        raise ValueError(
+            f"{called.plugin_name}: inputs are on {sorted(devices)}, expected one device"
+        )
+    known = inference.Inputs(
+        [tensor.dtype for tensor in inputs],
+        [tensor.shape for tensor in inputs],
+        [[int(value) for value in array] for array in shape_arrays],
+    )
+    symbols = inference.outputs(called, known)
+    check_aliases(called, known, symbols)
+    aliased = called.aliased_outputs
+    made = [
+        arrays[aliased[i]] if i in aliased else _empty(arrays[0], symbol)
+        for i, symbol in enumerate(symbols)
+    ]
+    outputs = [wrap(array, f"output {i}") for i, array in enumerate(made)]
+    n_bytes = called.workspace_size([SymTensor(t.dtype, t.shape) for t in inputs], symbols)
+    space = _empty(arrays[0], SymTensor("uint8", [n_bytes])) if n_bytes else None
+    with _current(arrays[0]) as stream:
+        run_forward(
+            called, inputs, outputs, None if space is None else wrap(space, "workspace"), stream
+        )
+    return made
+
+
+def check_aliases(
+    plugin: PluginBase, known: inference.Inputs, outputs: Sequence[SymTensor]
+) -> None:
+    """Refuses an aliased output that is not like its input."""
+    for output, source in plugin.aliased_outputs.items():
+        want = (DType((known.dtypes or ())[source]), list(known.shapes[source] or ()))
+        if (outputs[output].dtype, outputs[output].shape) != want:
+            raise ValueError(
+                f"{plugin.plugin_name}: output {output} is {outputs[output]}, expected that of "
+                f"{plugin.input_name(source)}, which it is written into"
+            )
+
+
+def _empty(model: Any, symbol: SymTensor) -> Any:
+    shape = [int(size) for size in symbol.shape]
+    if is_torch(model):
+        return sys.modules["torch"].empty(shape, dtype=symbol.dtype.torch, device=model.device)
+    return sys.modules["numpy"].empty(shape, str(symbol.dtype))
+
+
+@contextlib.contextmanager
+def _current(model: Any) -> Any:
+    """The stream of an eager call: torch's current one, on the tensors' device."""
+    if not is_torch(model) or model.device.type != "cuda":
+        yield 0
+        return
+    torch = sys.modules["torch"]
+    import tvm_ffi
+
+    with torch.cuda.device(model.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", model.device.index or 0), stream):
+            yield stream
+
+
+def run_forward(
+    plugin: PluginBase,
+    inputs: Sequence[TensorWrapper],
+    outputs: Sequence[TensorWrapper],
+    workspace: TensorWrapper | None,
+    stream: int,
+) -> None:
+    """Calls ``forward`` with what its signature takes."""
+    takes = plugin.forward_takes
+    if not takes:
+        plugin.forward(inputs, outputs)  # type: ignore[call-arg]
+        return
+    options = {"workspace": workspace, "stream": stream}
+    plugin.forward(inputs, outputs, **{name: options[name] for name in takes})  # type: ignore[arg-type]
+
+
+# ---- registration -------------------------------------------------------------------------------
+
+
+def _key(cls: type[PluginBase]) -> Key:
+    return cls.plugin_name, cls.plugin_version, cls.plugin_namespace
+
+
+def plugin(
+    name: str,
+    *,
+    version: str = "1",
+    namespace: str = "",
+    schema_version: int = 1,
+    fields: Sequence[Field] | None = None,
+) -> Callable[[Plugin], Plugin]:
+    """Registers a class of plugins: a decorator.
+
+    Where TensorRT is installed, its registry gets a creator, so that engines that hold the plugin
+    can be loaded.
+
+    Args:
+        name: Of the plugin.
+        version: Of the plugin: engines ask for it.
+        namespace: Whose plugin it is, such as the name of your package.
+        schema_version: Of its fields: raise it when a field changes its meaning.
+        fields: Instead of those that ``__init__`` says.
+
+    Raises:
+        TypeError: The class is none of plugins, or an annotation cannot be a field.
+        ValueError: There is such a plugin.
+    """
+    for what, text in (("name", name), ("version", version)):
+        if not text or not isinstance(text, str):
+            raise ValueError(f"plugin: {what} is {text!r}, expected a string that is not empty")
+
+    def register(cls: Plugin) -> Plugin:
+        if not (isinstance(cls, type) and issubclass(cls, PluginBase)):
+            raise TypeError(f"plugin: {cls!r} is no class of plugins, expected one of PluginBase")
+        key = (name, version, namespace)
+        if key in registry:
+            other = registry[key]
+            raise ValueError(
+                f"plugin: {name}, version {version} of namespace {namespace!r}, is registered "
+                f"already: {other.__module__}.{other.__qualname__}"
+            )
+        found = tuple(read(cls) if fields is None else fields)
+        count, takes = _count_outputs(cls), _forward_takes(cls)
+        cls.plugin_name, cls.plugin_version, cls.plugin_namespace = key
+        cls.schema_version, cls.fields = schema_version, found
+        cls.num_outputs, cls.forward_takes = count, takes
+        if bindings.trt is not None:
+            from .adapter import register_creator
+
+            register_creator(cls)
+        registry[key] = cls
+        return cls
+
+    return register
+
+
+def unregister(cls: type[PluginBase]) -> None:
+    """Takes a class of plugins out of the registries: its name is free again.
+
+    Args:
+        cls: A class that :func:`plugin` registered.
+
+    Raises:
+        KeyError: It is not registered.
+    """
+    if registry.get(_key(cls)) is not cls:
+        raise KeyError(cls.plugin_name or cls.__name__)
+    if bindings.trt is not None:
+        from .adapter import deregister_creator
+
+        deregister_creator(cls)
+    del registry[_key(cls)]
+    used.pop(_key(cls), None)
+
+
+def _count_outputs(cls: type[PluginBase]) -> int:
+    """How many outputs a class says that it has."""
+    declared = cls.num_outputs
+    if isinstance(declared, property) or (isinstance(declared, int) and declared > 0):
+        return declared
+    try:
+        hint = typing.get_type_hints(cls.shape_dtype_inference).get("return")
+    except (NameError, TypeError):
+        hint = None
+    if hint is SymTensor:
+        return 1
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and arguments and set(arguments) == {SymTensor}:
+        return len(arguments)
+    raise TypeError(
+        f"{cls.__name__}: how many outputs are there? Expected shape_dtype_inference to be "
+        "annotated -> SymTensor or -> tuple[SymTensor, SymTensor], or an attribute num_outputs"
+    )
+
+
+def _forward_takes(cls: type[PluginBase]) -> frozenset[str]:
+    """Which options ``forward`` takes."""
+    parameters = inspect.signature(cls.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return frozenset({"workspace", "stream"})
+    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    unknown = named - {"workspace", "stream"}
+    if unknown:
+        raise TypeError(
+            f"{cls.__name__}.forward takes {', '.join(sorted(unknown))}, expected (inputs, "
+            "outputs, *, workspace, stream) or fewer of these options"
+        )
+    return frozenset(named)
+
+
+def required(fields: Sequence[Field]) -> list[str]:
+    """Names of the fields without a default."""
+    return [field.name for field in fields if field.default is REQUIRED]
