@@ -125,7 +125,7 @@ class Driver:
         self, *key: str, fields: Sequence[tuple[str, str, int, bytes]] = (), runtime: bool = False
     ) -> Plugin | None:
         """A plugin from fields (name, type, length, bytes); None: it was refused."""
-        data = [ctypes.create_string_buffer(content, max(len(content), 1)) for *_, content in fields]
+        data = [ctypes.create_string_buffer(f[3], max(len(f[3]), 1)) for f in fields]
         pointers = (ctypes.c_void_p * max(len(fields), 1))(*(ctypes.addressof(d) for d in data))
         names = (ctypes.c_char_p * max(len(fields), 1))(*(f[0].encode() for f in fields))
         made = self.call(
@@ -195,9 +195,7 @@ class Plugin:
         self, tensors: Sequence[Tensor], n_inputs: int, position: int, layout: int = 0
     ) -> bool:
         made = ctypes.byref(_tensors(tensors))
-        return bool(
-            self.driver.call("supports", self.pointer, made, n_inputs, position, layout)
-        )
+        return bool(self.driver.call("supports", self.pointer, made, n_inputs, position, layout))
 
     def workspace(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
         given = (ctypes.byref(_tensors(ts)) for ts in (inputs, outputs))

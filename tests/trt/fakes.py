@@ -1,4 +1,4 @@
-"""A network that records, and expressions of sizes that are computed later: TensorRT's, in Python."""
+"""A network that records, and expressions of sizes that are computed later."""
 
 from __future__ import annotations
 

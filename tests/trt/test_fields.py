@@ -141,7 +141,7 @@ def test_unknown_missing_and_doubled_fields_and_versions_are_refused():
     ],
 )
 def test_a_wrong_value_is_refused(field: Field, value: Any, error: Any):
-    with pytest.raises(error, match="^f is "):
+    with pytest.raises(error, match=r"^f is "):
         field.check(value)
 
 
@@ -180,7 +180,7 @@ def test_annotations_become_fields():
     assert read(type("Plain", (), {})) == ()
 
 
-def plain(self: Any, x): ...  # noqa: ANN001
+def plain(self: Any, x): ...
 def any_number(self: Any, *x: int): ...
 def mapping(self: Any, x: dict): ...
 def bad_default(self: Any, x: int = "a"): ...  # type: ignore[assignment]

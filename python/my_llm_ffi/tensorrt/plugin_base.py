@@ -330,25 +330,42 @@ def plugin(
         if not (isinstance(cls, type) and issubclass(cls, PluginBase)):
             raise TypeError(f"plugin: {cls!r} is no class of plugins, expected one of PluginBase")
         key = (name, version, namespace)
-        if key in registry:
-            other = registry[key]
-            raise ValueError(
-                f"plugin: {name}, version {version} of namespace {namespace!r}, is registered "
-                f"already: {other.__module__}.{other.__qualname__}"
-            )
+        _refuse_known(key)
         found = tuple(read(cls) if fields is None else fields)
         count, takes = _count_outputs(cls), _forward_takes(cls)
         cls.plugin_name, cls.plugin_version, cls.plugin_namespace = key
         cls.schema_version, cls.fields = schema_version, found
         cls.num_outputs, cls.forward_takes = count, takes
-        if bindings.trt is not None:
-            from .adapter import register_creator
-
-            register_creator(cls)
-        registry[key] = cls
+        enter(cls)
         return cls
 
     return register
+
+
+def _refuse_known(key: Key) -> None:
+    if key in registry:
+        other = registry[key]
+        raise ValueError(
+            f"plugin: {key[0]}, version {key[1]} of namespace {key[2]!r}, is registered already: "
+            f"{other.__module__}.{other.__qualname__}"
+        )
+
+
+def enter(cls: type[PluginBase]) -> None:
+    """Puts a class into the registries: at its definition, or after :func:`unregister`.
+
+    Args:
+        cls: A class that :func:`plugin` has seen.
+
+    Raises:
+        ValueError: There is such a plugin.
+    """
+    _refuse_known(_key(cls))
+    if bindings.trt is not None:
+        from .adapter import register_creator
+
+        register_creator(cls)
+    registry[_key(cls)] = cls
 
 
 def unregister(cls: type[PluginBase]) -> None:

@@ -1,0 +1,80 @@
+"""Manifests beside engines: what is written, and what is said before TensorRT would fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_llm_ffi import tensorrt
+from my_llm_ffi.tensorrt import LookUp, PluginBase, RmsNorm, load_engine, manifest_path, save_engine
+
+
+def test_an_engine_and_its_manifest(tmp_path: Path):
+    path = tmp_path / "model.engine"
+    manifest = save_engine(path, memoryview(b"engine"), plugins=[LookUp(), RmsNorm, LookUp])
+    assert manifest == manifest_path(path) == tmp_path / "model.engine.plugins.json"
+    content = json.loads(manifest.read_text("utf-8"))
+    row = {"version": "1", "namespace": "my_llm_ffi", "module": "my_llm_ffi.tensorrt"}
+    assert content["plugins"] == [{"name": "LookUp", **row}, {"name": "RmsNorm", **row}]
+    assert content["format"] == 1 and content["engine_bytes"] == 6
+    assert load_engine(path) == b"engine"
+    manifest.unlink()
+    assert load_engine(path) == b"engine"  # without one, TensorRT is the one to say
+
+
+def test_a_plugin_that_is_not_there_is_named_with_what_to_import(tmp_path: Path, registered: Any):
+    class Mine(PluginBase):
+        num_outputs = 1
+
+    Mine.__module__ = "their.package"
+    path = tmp_path / "x.engine"
+    cls = tensorrt.plugin("Mine", version="7", namespace="their")(Mine)
+    save_engine(path, b"engine", plugins=[cls])
+    load_engine(path)
+    tensorrt.unregister(cls)
+    with pytest.raises(LookupError) as caught:
+        load_engine(path)
+    assert str(caught.value) == (
+        f"{manifest_path(path)}: plugin Mine, version 7 of namespace 'their', is not registered: "
+        "import their.package before the engine is loaded"
+    )
+
+
+def test_plugins_of_a_script_cannot_be_imported(tmp_path: Path, registered: Any):
+    cls = type("Mine", (PluginBase,), {"num_outputs": 1, "__module__": "__main__"})
+    registered("Mine")(cls)
+    manifest = save_engine(tmp_path / "x", b"engine", plugins=[cls])
+    content = json.loads(manifest.read_text("utf-8"))
+    content["plugins"][0].update(name="Gone", module="")
+    manifest.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(LookupError, match=r"Gone.*run the script that defines it"):
+        load_engine(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("[", "is no manifest"),
+        ("[]", "format is None, expected 1"),
+        ('{"format": 2}', "format is 2, expected 1"),
+        ('{"format": 1}', "a member is missing"),
+        ('{"format": 1, "engine_sha256": "", "plugins": [{"name": 3}]}', "a member is missing"),
+        ('{"format": 1, "engine_sha256": "", "plugins": []}', "belongs to another engine"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, change: str, said: str):
+    path = tmp_path / "x"
+    save_engine(path, b"engine", plugins=[]).write_text(change, "utf-8")
+    with pytest.raises(ValueError, match=said):
+        load_engine(path)
+
+
+def test_nothing_is_saved_without_an_engine(tmp_path: Path):
+    with pytest.raises(TypeError, match="the build failed"):
+        save_engine(tmp_path / "x", None)
+    with pytest.raises(TypeError, match="is no registered plugin"):
+        save_engine(tmp_path / "x", b"engine", plugins=[PluginBase])
+    assert list(tmp_path.iterdir()) == []
