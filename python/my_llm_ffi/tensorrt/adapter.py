@@ -5,21 +5,18 @@ Counterparts: plugin_base.py (the plugin itself), src/tensorrt/ (the same in C++
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy
-import tvm_ffi
 
 from . import failures, inference
 from .bindings import require
+from .execution import Execution
 from .fields import FORMATS, SCHEMA_VERSION, Raw, decode_all, encode_all
 from .fields import Field as FieldSpec
-from .memory import _CUDA, TensorWrapper, copy, current_device
-from .plugin_base import PluginBase, check_aliases, run_forward
+from .plugin_base import PluginBase
 from .symbolic import SymTensor, lower
 
 trt: Any = require()
@@ -73,7 +70,7 @@ class Adapter(*_BASES):  # type: ignore[misc]
         self.plugin_namespace = plugin.plugin_namespace
         self.num_outputs = plugin.num_outputs
         self.timing_cache_id = ""
-        self._slots: _Slots | None = None
+        self._execution: Execution | None = None
 
     # ---- all phases
 
@@ -174,8 +171,8 @@ class Adapter(*_BASES):  # type: ignore[misc]
     @_stored
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         """Infers once more, now that the sizes are known; what did not fit is said here."""
-        self._slots = None
-        self._slots = _Slots(self.plugin, inputs, outputs)
+        self._execution = None
+        self._execution = Execution(self.plugin, inputs, outputs)
 
     def enqueue(
         self,
@@ -188,15 +185,9 @@ class Adapter(*_BASES):  # type: ignore[misc]
     ) -> None:
         """Computes, on a stream."""
         try:
-            slots = self._slots
-            if slots is None:
-                slots = self._slots = _Slots(self.plugin, input_desc, output_desc)
-            slots.point(inputs, outputs, workspace, stream)
-            if slots.on_host:
-                slots.run(stream)
-            else:
-                with tvm_ffi.use_raw_stream(slots.device, stream), slots.torch_stream(stream):
-                    slots.run(stream)
+            if self._execution is None:
+                self._execution = Execution(self.plugin, input_desc, output_desc)
+            self._execution.enqueue(inputs, outputs, workspace, stream)
         except BaseException as error:
             failures.store(error)
             raise
@@ -206,80 +197,6 @@ def _expressions(dims: Any) -> list[Any]:
     """Numbers where they are constant, TensorRT's expressions elsewhere."""
     found = [dims[i] for i in range(len(dims))]
     return [e.get_constant_value() if e.is_constant() else e for e in found]
-
-
-class _Slots:
-    """The tensors of one execution context, moved to the addresses of each execution."""
-
-    def __init__(self, plugin: PluginBase, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        self._plugin = plugin
-        place = current_device()
-        self.on_host = place[0] != _CUDA
-        self.device = tvm_ffi.device("cpu" if self.on_host else "cuda", place[1])
-        self._place = place
-        self._streams: dict[int, Any] = {}
-        self._inputs = [_wrapper(desc, place) for desc in inputs]
-        self._outputs = [_wrapper(desc, place) for desc in outputs]
-        self._check()
-        self._aliases = [
-            (self._outputs[o], self._inputs[i], self._outputs[o].nbytes)
-            for o, i in plugin.aliased_outputs.items()
-        ]
-        sizes = [[SymTensor(t.dtype, t.shape) for t in ts] for ts in (self._inputs, self._outputs)]
-        n_bytes = int(plugin.workspace_size(*sizes))
-        self._workspace = TensorWrapper(0, "uint8", [n_bytes], place) if n_bytes else None
-
-    def _check(self) -> None:
-        """Refuses outputs that are not those inferred from the inputs' sizes."""
-        plugin = self._plugin
-        if plugin.shape_inputs:  # their values do not come here
-            return
-        dtypes = [tensor.dtype for tensor in self._inputs]
-        known = inference.Inputs(dtypes, [tensor.shape for tensor in self._inputs])
-        inferred = inference.outputs(plugin, known)
-        check_aliases(plugin, known, inferred)
-        for i, (want, have) in enumerate(zip(inferred, self._outputs)):
-            if want.dtype != have.dtype or want.shape != list(have.shape):
-                raise ValueError(
-                    f"{plugin.plugin_name}: output {i} is {have.dtype} {list(have.shape)} in the "
-                    f"engine, inference for these inputs gives {want.dtype} {want.shape}"
-                )
-
-    def point(
-        self, inputs: Sequence[int], outputs: Sequence[int], workspace: int, stream: int
-    ) -> None:
-        """Moves the tensors; fills an aliased output that has memory of its own."""
-        for tensor, pointer in zip(self._inputs, inputs):
-            tensor.point(pointer)
-        for tensor, pointer in zip(self._outputs, outputs):
-            tensor.point(pointer)
-        if self._workspace is not None:
-            self._workspace.point(workspace)
-        for output, source, n_bytes in self._aliases:
-            target = output.data_ptr()
-            if target != source.data_ptr():
-                copy(target, source.data_ptr(), n_bytes, self._place, stream)
-
-    def run(self, stream: int) -> None:
-        """Calls the plugin's ``forward``."""
-        run_forward(self._plugin, self._inputs, self._outputs, self._workspace, stream)
-
-    def torch_stream(self, stream: int) -> Any:
-        """A context in which the stream is torch's current one, for plugins that use torch."""
-        torch = sys.modules.get("torch") if self._plugin.uses_torch else None
-        if torch is None:
-            return _NOTHING
-        if stream not in self._streams:
-            device = torch.device("cuda", self._place[1])
-            self._streams[stream] = torch.cuda.ExternalStream(stream, device=device)
-        return torch.cuda.stream(self._streams[stream])
-
-
-_NOTHING = contextlib.nullcontext()
-
-
-def _wrapper(desc: Any, place: tuple[int, int]) -> TensorWrapper:
-    return TensorWrapper(0, desc.type, tuple(desc.dims), place)
 
 
 # ---- creators -----------------------------------------------------------------------------------
