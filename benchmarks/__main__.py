@@ -17,10 +17,13 @@ from pathlib import Path
 from . import machine as machines
 
 
+PROGRAMS = ("bench_cuda", "bench_jax", "bench_tensorrt")
+
+
 def stems() -> list[str]:
     """What can be named; files for other devices and peers are programs of their own."""
     files = sorted(Path(__file__).parent.glob("bench_*.py"))
-    return [f.stem[len("bench_") :] for f in files if not f.stem.endswith(("_cuda", "_jax"))]
+    return [f.stem[len("bench_") :] for f in files if f.stem not in PROGRAMS]
 
 
 def print_header(header: list[str], *, markdown: bool) -> None:

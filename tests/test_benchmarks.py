@@ -13,7 +13,7 @@ from reference.gguf_files import TinySpec
 FILES = sorted(
     f
     for f in (Path(__file__).parents[1] / "benchmarks").glob("bench_*.py")
-    if not f.stem.endswith("_cuda")
+    if f.stem not in ("bench_cuda", "bench_tensorrt")  # programs of their own
 )
 
 

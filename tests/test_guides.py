@@ -48,6 +48,18 @@ def test_guide_jax() -> None:
     assert run("guide_jax.md") == 2
 
 
+def test_guide_tensorrt(llm: Any) -> None:
+    """What needs a network of TensorRT's own is left out."""
+    pytest.importorskip("torch")
+    from my_llm_ffi import tensorrt
+
+    try:
+        assert run("guide_tensorrt.md", skip=("import tensorrt", "Session")) >= 3
+    finally:
+        for key in [key for key in tensorrt.plugin_base.registry if key[2] == "my_plugins"]:
+            tensorrt.unregister(tensorrt.plugin_base.registry[key])
+
+
 def test_guide_models(
     llm: Any, smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
