@@ -63,6 +63,8 @@ class DType(str):
         return str.__new__(cls, name)
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return str.__eq__(self, other)
         return str.__eq__(self, _name_of(other) or "")
 
     def __ne__(self, other: object) -> bool:

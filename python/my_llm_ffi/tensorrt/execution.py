@@ -13,7 +13,7 @@ from typing import Any
 import tvm_ffi
 
 from . import inference
-from .memory import _CUDA, TensorWrapper, copy, current_device
+from .memory import CUDA, TensorWrapper, copy, current_device
 from .plugin_base import PluginBase, check_aliases, run_forward
 from .symbolic import SymTensor
 
@@ -40,7 +40,7 @@ class Execution:
         """
         self._plugin = plugin
         place = current_device()
-        self._on_host = place[0] != _CUDA
+        self._on_host = place[0] != CUDA
         self._device = tvm_ffi.device("cpu" if self._on_host else "cuda", place[1])
         self._place = place
         self._streams: dict[int, Any] = {}

@@ -19,8 +19,8 @@ import tvm_ffi
 
 from .dtypes import DType, is_torch
 
-_CPU, _CUDA = 1, 2  # DLPack's device types
-_DEVICE_NAMES = {_CPU: "cpu", _CUDA: "cuda"}
+CPU, CUDA = 1, 2  # DLPack's device types
+_DEVICE_NAMES = {CPU: "cpu", CUDA: "cuda"}
 _HEADER_BYTES = 24  # of an object of tvm-ffi, before its DLTensor, whose address comes first
 _LOCAL = threading.local()
 
@@ -66,11 +66,11 @@ def driver() -> Any:
 def current_device() -> tuple[int, int]:
     """DLPack's type and number of the device whose addresses plugins are given."""
     if getattr(_LOCAL, "host", False):
-        return _CPU, 0
+        return CPU, 0
     device = ctypes.c_int(0)
     if driver().cuCtxGetDevice(ctypes.byref(device)) != 0:
         raise RuntimeError("no CUDA context is current in this thread")
-    return _CUDA, device.value
+    return CUDA, device.value
 
 
 def copy(target: int, source: int, n_bytes: int, device: tuple[int, int], stream: int) -> None:
@@ -81,7 +81,7 @@ def copy(target: int, source: int, n_bytes: int, device: tuple[int, int], stream
     """
     if n_bytes == 0:
         return
-    if device[0] == _CPU:
+    if device[0] == CPU:
         ctypes.memmove(target, source, n_bytes)
         return
     addresses = (ctypes.c_uint64(target), ctypes.c_uint64(source))
@@ -129,7 +129,7 @@ class TensorWrapper:
     __slots__ = ("_address", "_device", "_pointer", "_tensor", "dtype", "shape")
 
     def __init__(
-        self, pointer: int, dtype: Any, shape: Sequence[int], device: tuple[int, int] = (_CUDA, 0)
+        self, pointer: int, dtype: Any, shape: Sequence[int], device: tuple[int, int] = (CUDA, 0)
     ) -> None:
         """Describes memory.
 
@@ -169,7 +169,7 @@ class TensorWrapper:
     def device(self) -> str:
         """``"cpu"``, or ``"cuda:0"``."""
         kind, index = self._device
-        return "cpu" if kind == _CPU else f"{_DEVICE_NAMES[kind]}:{index}"
+        return "cpu" if kind == CPU else f"{_DEVICE_NAMES[kind]}:{index}"
 
     @property
     def ndim(self) -> int:
@@ -226,7 +226,7 @@ def wrap(array: Any, name: str) -> TensorWrapper:
     if is_torch(array):
         if not array.is_contiguous():
             raise ValueError(f"{name} is not contiguous, expected {name}.contiguous()")
-        kind = {"cpu": _CPU, "cuda": _CUDA}.get(array.device.type)
+        kind = {"cpu": CPU, "cuda": CUDA}.get(array.device.type)
         if kind is None:
             raise TypeError(f"{name} is on {array.device}, expected cpu or cuda")
         device = (kind, array.device.index or 0)
@@ -234,5 +234,5 @@ def wrap(array: Any, name: str) -> TensorWrapper:
     if hasattr(array, "__array_interface__") and hasattr(array, "flags"):
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} is not contiguous, expected numpy.ascontiguousarray({name})")
-        return TensorWrapper(array.ctypes.data, array.dtype, array.shape, (_CPU, 0))
+        return TensorWrapper(array.ctypes.data, array.dtype, array.shape, (CPU, 0))
     raise TypeError(f"{name} is {type(array).__name__}, expected a tensor of torch or an array")

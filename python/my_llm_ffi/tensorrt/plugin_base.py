@@ -14,7 +14,7 @@ from typing import Any, Callable, ClassVar, TypeVar
 
 from . import bindings, failures, inference
 from .dtypes import DType, dtype_of, is_torch
-from .fields import REQUIRED, Field, read
+from .fields import Field, read
 from .memory import TensorWrapper, wrap
 from .symbolic import SymTensor
 
@@ -420,8 +420,3 @@ def _forward_takes(cls: type[PluginBase]) -> frozenset[str]:
             "outputs, *, workspace, stream) or fewer of these options"
         )
     return frozenset(named)
-
-
-def required(fields: Sequence[Field]) -> list[str]:
-    """Names of the fields without a default."""
-    return [field.name for field in fields if field.default is REQUIRED]
