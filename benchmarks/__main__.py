@@ -16,7 +16,6 @@ from pathlib import Path
 
 from . import machine as machines
 
-
 PROGRAMS = ("bench_cuda", "bench_jax", "bench_tensorrt")
 
 
