@@ -50,6 +50,9 @@ class Signature {
  public:
   static constexpr int kMaxSymbols = 16;
 
+  /// Empty, for a SignatureParser to fill.
+  explicit Signature(const char* op) : op_(op) {}
+
   /// Throws InternalError when `text` is no signature.
   Signature(const char* op, std::string_view text);
 
@@ -66,9 +69,6 @@ class Signature {
 
  private:
   friend class SignatureParser;
-  friend class DeclaredOp;
-
-  explicit Signature(const char* op) : op_(op) {}  // the parser fills it
 
   /// What a symbol stands for within one call.
   struct Bound {

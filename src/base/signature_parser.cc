@@ -164,7 +164,12 @@ void SignatureParser::Option(const std::string& name) {
     Expect("None");
     option.optional = true;
   }
-  if (Accept("=")) OptionDefault(option);
+  if (Accept("=")) {
+    SkipSpace();
+    const std::string_view before = rest_;
+    OptionDefault(option);
+    option.fallback = before.substr(0, before.size() - rest_.size());
+  }
   options_.push_back(std::move(option));
 }
 

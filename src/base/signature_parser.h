@@ -18,6 +18,7 @@ struct ArgumentSpec {
   std::string name{};
   std::string kind{};  // tensor, float, int, bool or choice
   bool optional = false;
+  std::string fallback{};  // text of an option's default, as it stands there; empty: none
 };
 
 class SignatureParser {

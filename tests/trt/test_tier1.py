@@ -6,14 +6,14 @@ through the vtables needs NVIDIA's headers too: TENSORRT_INCLUDE_DIR.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trt import cpp_library
 from trt import driver as drive
+from trt.cpp_library import SHIPPED, CppLibrary
 from trt.driver import Driver, float64, int8, int32
 
 import my_llm_ffi as llm
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(
     trt is None, reason="no Python module tensorrt: tests/trt/install.py makes an environment"
 )
 OURS = ("1", "my_llm_ffi")
-SHIPPED = ("LookUp", "RmsNorm", "AddRmsNorm", "SiluMul", "Rope", "MaskLogits", "PagedAttention")
 
 
 def described(tensors: Any) -> list[drive.Tensor]:
@@ -100,36 +99,30 @@ def test_a_field_that_does_not_fit_is_refused_and_kept():
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+def python_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     if drive.headers() is None:
         pytest.skip("TENSORRT_INCLUDE_DIR names no folder with NvInferRuntime.h")
     pytest.importorskip("torch")
-    made = Driver(drive.build(tmp_path_factory.mktemp("driver")))
-    library = os.environ.get("MY_LLM_FFI_TENSORRT_LIBRARY")
     with plugins.host_memory():
-        if library:
-            with in_cpp(Path(library)):
-                yield made
-        else:
-            yield made
+        yield Driver(drive.build(tmp_path_factory.mktemp("driver")))
 
 
-class in_cpp:
-    """Within, the plugins that ship are those of a C++ library, not Python's."""
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> CppLibrary:
+    reason = cpp_library.lacking()
+    if reason is not None:
+        pytest.skip(reason)
+    return CppLibrary(cpp_library.build(tmp_path_factory.mktemp("library")))
 
-    def __init__(self, library: Path) -> None:
-        self.library = library
 
-    def __enter__(self) -> None:
-        self.classes = [getattr(plugins, name) for name in SHIPPED]
-        for cls in self.classes:
-            plugins.unregister(cls)
-        self.handle = trt.get_plugin_registry().load_library(str(self.library))
-
-    def __exit__(self, *error: object) -> None:
-        trt.get_plugin_registry().deregister_library(self.handle)
-        for cls in self.classes:
-            plugins.plugin_base.enter(cls)
+@pytest.fixture(scope="module", params=["python", "cpp"])
+def driver(request: pytest.FixtureRequest, python_driver: Driver) -> Iterator[Driver]:
+    """For each test twice: the plugins that ship are Python's, then those of the C++ library."""
+    if request.param == "python":
+        yield python_driver
+    else:
+        with request.getfixturevalue("library").registered():
+            yield python_driver
 
 
 def run(driver: Driver, name: str, fields: Any, inputs: Any, outputs: Any) -> Any:
@@ -270,12 +263,12 @@ def failing(registered: Callable[..., Any]) -> Any:
 
 
 def test_an_exception_of_forward_is_raised_after_the_execution(
-    driver: Driver, failing: Any, capfd: Any
+    python_driver: Driver, failing: Any, capfd: Any
 ):
     import torch
 
     fields = [("message", "CHAR", 5, b"kaput")]
-    plugin = driver.create("Failing", "1", "tests", fields=fields)
+    plugin = python_driver.create("Failing", "1", "tests", fields=fields)
     assert plugin is not None
     assert plugin.output_types(["int8"]) is None
     with pytest.raises(TypeError, match="no int8 here"):
@@ -295,8 +288,8 @@ def test_an_exception_of_forward_is_raised_after_the_execution(
         plugins.raise_stored()
 
 
-def test_contexts_have_plugins_of_their_own(driver: Driver, failing: Any):
-    plugin = driver.create("Failing", "1", "tests")
+def test_contexts_have_plugins_of_their_own(python_driver: Driver, failing: Any):
+    plugin = python_driver.create("Failing", "1", "tests")
     assert plugin is not None
     pointers = {p.pointer.value for p in (plugin, plugin.clone(), plugin.attach(), plugin.attach())}
     assert len(pointers) == 4
