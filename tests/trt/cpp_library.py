@@ -36,15 +36,20 @@ def lacking() -> str | None:
 
 
 def build(folder: Path) -> Path:
-    """The library that is named, or one that is built by CMake beside the installed package."""
+    """The library that is named, or one that is built."""
     named = os.environ.get("MY_LLM_FFI_TENSORRT_LIBRARY")
-    if named:
-        return Path(named)
+    return Path(named) if named else compile(folder)
+
+
+def compile(folder: Path, *, sanitize: str = "") -> Path:
+    """Builds the library by CMake, beside the package that is imported."""
     options = {
         "TENSORRT_INCLUDE_DIR": drive.headers(),
         "MLF_CORE_LIBRARY": base.library_path(),
+        "MLF_SANITIZE": sanitize,
         "Python_EXECUTABLE": sys.executable,
-        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_BUILD_TYPE": "None" if sanitize else "Release",
+        "CMAKE_CXX_FLAGS": "-Werror -O1" if sanitize else "-Werror",
     }
     defines = [f"-D{name}={value}" for name, value in options.items()]
     for command in (["-S", str(SOURCE), "-B", str(folder), *defines], ["--build", str(folder)]):

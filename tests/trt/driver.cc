@@ -3,6 +3,8 @@
 // expressions of sizes here are numbers that say whether they are constant.
 //
 // A C interface for ctypes (driver.py), step by step, for plugins in Python and in C++ alike.
+#include "driver.h"
+
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -137,14 +139,6 @@ PluginTensorDesc Describe(int32_t type, int32_t ndim, const int64_t* dims, int32
 
 }  // namespace
 
-// Tensors: a type each, a number of dimensions each, and all sizes in a row.
-struct Tensors {
-  int32_t count;
-  const int32_t* types;
-  const int32_t* ndims;
-  const int64_t* sizes;
-};
-
 static std::vector<PluginTensorDesc> DescribeAll(const Tensors& tensors, int32_t format) {
   std::vector<PluginTensorDesc> found;
   const int64_t* at = tensors.sizes;
@@ -270,6 +264,8 @@ int32_t mlf_drive_serialize(void* plugin, TakeField take) {
 }
 
 void* mlf_drive_clone(void* plugin) { return static_cast<IPluginV3*>(plugin)->clone(); }
+
+void mlf_drive_destroy(void* plugin) { delete static_cast<IPluginV3*>(plugin); }
 
 void* mlf_drive_attach(void* plugin) { return Runtime(plugin)->attachToContext(nullptr); }
 

@@ -47,20 +47,30 @@ def headers() -> Path | None:
     return Path(folder) if folder and Path(folder, "NvInferRuntime.h").is_file() else None
 
 
-def build(folder: Path) -> Path:
-    """Compiles the driver."""
+def _compile(folder: Path, name: str, sources: Sequence[str], options: Sequence[str]) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     include = headers()
     assert compiler is not None and include is not None
     shim = folder / "shim"
     shim.mkdir(parents=True, exist_ok=True)
     (shim / "cuda_runtime_api.h").write_text(SHIM, "utf-8")
-    library = folder / "libdriver.so"
-    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-Wno-deprecated-declarations"]
+    command = [compiler, "-std=c++17", "-O1", "-Wno-deprecated-declarations", *options]
     # The shim comes last: CUDA's own header is better where it is there.
     command += ["-isystem", str(include), "-idirafter", str(shim)]
-    subprocess.run([*command, str(HERE / "driver.cc"), "-o", str(library)], check=True)
-    return library
+    command += [str(HERE / source) for source in sources]
+    subprocess.run([*command, "-o", str(folder / name), "-ldl", "-pthread"], check=True)
+    return folder / name
+
+
+def build(folder: Path) -> Path:
+    """Compiles the driver."""
+    return _compile(folder, "libdriver.so", ["driver.cc"], ["-shared", "-fPIC"])
+
+
+def build_program(folder: Path, *, sanitize: str = "") -> Path:
+    """Compiles the program without Python."""
+    options = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g"] if sanitize else []
+    return _compile(folder, "program", ["driver.cc", "program.cc"], options)
 
 
 class _Tensors(ctypes.Structure):
@@ -143,7 +153,7 @@ class Driver:
 
 
 class Plugin:
-    """A plugin that TensorRT's registry made; never released, the process is short."""
+    """A plugin that TensorRT's registry made; not released by itself, the process is short."""
 
     def __init__(self, driver: Driver, pointer: int) -> None:
         self.driver, self.pointer = driver, ctypes.c_void_p(pointer)
@@ -155,6 +165,10 @@ class Plugin:
 
     def clone(self) -> Plugin:
         return self._derived("clone")
+
+    def destroy(self) -> None:
+        """Deletes it, as TensorRT does in the end: for plugins in C++ alone."""
+        self.driver.call("destroy", self.pointer)
 
     def attach(self) -> Plugin:
         return self._derived("attach")
