@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/op.h"
+#include "base/signature_parser.h"
 #include "check.h"
 
 namespace mlf {
@@ -99,6 +100,18 @@ void TestChoices() {
   MLF_EXPECT_THROWS(op.That(false, "n is ", 3), "ValueError", "op: n is 3");
 }
 
+void TestDefaults() {
+  Signature signature("op");
+  SignatureParser parser(signature,
+                         "(x: T['n', 'f32'] | None = None, *, a: float , b: int | None = None, "
+                         "c: bool=True, d: Literal['p', 'q'] = 'q' , e: float = -1.5e-06) -> None");
+  parser.Parse();
+  const char* expected[] = {"", "", "None", "True", "'q'", "-1.5e-06"};
+  const std::vector<ArgumentSpec> arguments = parser.Arguments();
+  MLF_EXPECT(arguments.size() == 6);
+  for (size_t i = 0; i < arguments.size(); ++i) MLF_EXPECT(arguments[i].fallback == expected[i]);
+}
+
 void TestBadSignatures() {
   const struct {
     const char* text;
@@ -132,5 +145,6 @@ int main() {
   mlf::TestOverlap();
   mlf::TestMemory();
   mlf::TestChoices();
+  mlf::TestDefaults();
   mlf::TestBadSignatures();
 }

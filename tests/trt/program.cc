@@ -14,6 +14,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <new>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -31,6 +32,8 @@
   } while (false)
 
 namespace {
+
+thread_local int64_t allocations = 0;
 
 constexpr int32_t kFloat = 0, kInt32 = 3, kBf16 = 7;
 const char* (*last_error)() = [] { return ""; };
@@ -162,6 +165,21 @@ void TestAliased(void* registry) {
   mlf_drive_destroy(plugin);
 }
 
+/// What an enqueue takes of memory does not grow with how many there are: none.
+void TestNothingIsAllocated(void* registry, const std::vector<Field>& fields) {
+  void* plugin = Create(registry, "LookUp", fields);
+  LookUpCase one(1);
+  EXPECT(one.Run(plugin, 1) == 0);
+  int64_t taken[2];
+  for (const int times : {1, 100}) {
+    const int64_t before = allocations;
+    EXPECT(one.Run(plugin, times) == 0);
+    taken[times > 1] = allocations - before;
+  }
+  EXPECT(taken[0] > 0 && taken[0] == taken[1]);  // those of the driver, so that they are counted
+  mlf_drive_destroy(plugin);
+}
+
 void TestRefusals(void* registry, std::vector<Field> fields) {
   fields.push_back(fields.back());
   EXPECT(Create(registry, "LookUp", fields) == nullptr);
@@ -205,6 +223,15 @@ Fn Symbol(void* library, const char* name) {
 
 }  // namespace
 
+// The program's own, which its libraries call too.
+void* operator new(size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
 int main(int count, char** arguments) {
   if (count != 4) return 2;
   void* dispatch = dlopen(arguments[1], RTLD_NOW | RTLD_GLOBAL);
@@ -222,6 +249,7 @@ int main(int count, char** arguments) {
   EXPECT(fields.size() == 3);
   TestLookUp(registry, fields, finder.logger);
   TestAliased(registry);
+  TestNothingIsAllocated(registry, fields);
   TestRefusals(registry, fields);
   TestThreads(registry, fields);
   void* plugin = Create(registry, "LookUp", fields);

@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,21 @@ def test_without_a_gpu_device_memory_is_refused(library: CppLibrary, driver: Dri
     finally:
         library.handle.my_llm_ffi_tensorrt_host_memory(1)
     assert "RuntimeError: this needs a GPU of NVIDIA: there is no driver" in library.last_error()
+
+
+def test_devices_streams_and_copies_on_a_fake_driver(
+    library: CppLibrary, driver: Driver, tmp_path: Path
+):
+    """See fake_device.py: a process of its own, whose libcuda.so.1 is fake_driver.c."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    assert compiler is not None
+    here, fake = Path(__file__).parent, tmp_path / "libcuda.so.1"
+    options = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([compiler, *options, here / "fake_driver.c", "-o", fake], check=True)
+    files = [library.path, driver.library._name, fake]
+    command = [sys.executable, here / "fake_device.py", *files]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "all is well\n"), found.stdout + found.stderr
 
 
 # ---- the library --------------------------------------------------------------------------------
