@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from trt import cpp_library
+from trt import driver as drive
+from trt.driver import Driver
 
 import my_llm_ffi as llm
 from my_llm_ffi import tensorrt as plugins
@@ -101,3 +105,38 @@ def test_a_cuda_graph_holds_what_is_enqueued():
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(out, llm.ops.rms_norm(x, weight))
+
+
+@pytest.fixture
+def cpp_driver(tmp_path: Path) -> Iterator[Driver]:
+    reason = cpp_library.lacking() or (None if drive.headers() else "no headers of TensorRT")
+    if reason is not None or not plugins.has_tensorrt():
+        pytest.skip(reason or "no Python module tensorrt: its registry has the creators")
+    library = cpp_library.CppLibrary(cpp_library.build(tmp_path / "library"))
+    with library.registered(host=False):
+        yield Driver(drive.build(tmp_path))
+
+
+def test_cpp_plugins_on_a_side_stream_and_in_a_graph(cpp_driver: Driver):
+    x, residual, weight = (torch.randn(*s, device="cuda") for s in ((5, 64), (5, 64), (64,)))
+    found = [torch.empty_like(x), torch.empty_like(x)]
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    plugin = cpp_driver.create("AddRmsNorm", "1", "my_llm_ffi")
+    assert plugin is not None
+    assert plugin.enqueue([x, residual, weight], found, stream=side.cuda_stream) == 0
+    torch.cuda.synchronize()
+    with nobody_waits(), torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        x.fill_(3)
+        assert plugin.enqueue([x, residual, weight], found, stream=side.cuda_stream) == 0
+    side.synchronize()
+    want_stream = residual.clone()
+    want = llm.ops.add_rms_norm(x, want_stream, weight)
+    assert torch.equal(found[0], want_stream) and torch.equal(found[1], want)
+    with torch.cuda.graph(graph, stream=side):
+        assert plugin.enqueue([x, residual, weight], found, stream=side.cuda_stream) == 0
+    for tensor in found:
+        tensor.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(found[0], want_stream) and torch.equal(found[1], want)
