@@ -70,7 +70,8 @@ std::string Printed(const Shape& shape) {
   return shape.nbDims == 0 ? "[]" : os.str() + "]";
 }
 
-/// What the symbols of a signature stand for. Shape is DimsExprs or Dims.
+/// What the symbols of a signature stand for: the size in the first input that has them, as in
+/// Python. Shape is DimsExprs or Dims.
 template <typename Shape>
 class Symbols {
  public:
@@ -95,7 +96,7 @@ class Symbols {
       }
       std::optional<Size>& bound = sizes_[dim.value];
       if (bound && Differ(*bound, size)) Refuse(i, shape, "the sizes of the inputs before it");
-      if (!bound || !Known(*bound)) bound = size;
+      if (!bound) bound = size;
     }
   }
 
@@ -135,7 +136,6 @@ class Symbols {
     for (int32_t d = 0; d < lead; ++d) {
       if (Differ(bound->d[d], shape.d[d]))
         Refuse(i, shape, "the leading dimensions of the inputs before it");
-      if (!Known(bound->d[d])) bound->d[d] = shape.d[d];
     }
   }
 
@@ -218,7 +218,8 @@ void InferShapes(const Configuration& plugin, const DimsExprs* inputs, int32_t n
   for (size_t i = 0; i < plugin.inputs.size(); ++i) symbols.Bind(i, inputs[i]);
   const auto number = [&builder](int64_t n) { return builder.constant(n); };
   for (size_t i = 0; i < plugin.outputs.size(); ++i) {
-    outputs[i] = symbols.Of(plugin.output(i), number);
+    const int source = plugin.aliased[i];
+    outputs[i] = source >= 0 ? inputs[source] : symbols.Of(plugin.output(i), number);
   }
 }
 

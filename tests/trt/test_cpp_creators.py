@@ -23,7 +23,9 @@ from trt import driver as drive
 from trt.cpp_library import SHIPPED, CppLibrary
 from trt.driver import Driver, float64, int8, int32
 
+from my_llm_ffi import op_rules
 from my_llm_ffi import tensorrt as plugins
+from my_llm_ffi.tensorrt import op_plugin, op_plugins
 from my_llm_ffi.tensorrt.fields import Field, Raw, decode_all, encode_all
 
 trt = plugins.bindings.trt
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.skipif(
     trt is None, reason="no Python module tensorrt: tests/trt/install.py makes an environment"
 )
 OURS = ("1", "my_llm_ffi")
+OPS = {"".join(word.capitalize() for word in op.split("_")): op for op in op_plugins.SHIPPED}
+DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,71 @@ def test_fields_that_are_refused(
         decode_all(name, cls.fields, 1, [(field[0], Raw(field[1], field[3]))])
 
 
+# ---- inference ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_python(library: CppLibrary) -> Iterator[dict[str, Any]]:
+    """The same plugins in Python, in a namespace of their own, and of signatures alone.
+
+    What an op asks for besides is known to Python while a network is built; in C++ the op says it.
+    """
+    space = "compared"
+    made = {name: op_plugin(op, name=name, namespace=space) for name, op in OPS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(op_rules, "check", lambda *_: None)
+        yield made
+    for cls in made.values():
+        plugins.unregister(cls)
+
+
+@st.composite
+def shapes_for(draw: Any, cls: Any, fields: dict[str, bool]) -> list[list[int]]:
+    """Shapes of the inputs that fit, one of them perhaps spoilt; a negative size is not known."""
+    sizes: dict[str, Any] = {}
+    found = []
+    for tensor in cls(**fields)._present:
+        shape: list[int] = []
+        for dim in tensor.dims:
+            if dim.startswith("*"):
+                batch = st.lists(st.integers(1, 9), max_size=2)
+                shape += sizes.setdefault(dim, draw(batch))
+            else:
+                shape.append(int(dim) if dim.isdigit() else sizes.setdefault(dim, len(sizes) + 2))
+        found.append(shape)
+    spoilt = draw(st.none() | st.integers(0, len(found) - 1))
+    if spoilt is not None:
+        change = draw(st.sampled_from(["longer", "shorter", "other"]))
+        if change == "longer":
+            found[spoilt] = [7, *found[spoilt]]
+        elif change == "shorter":
+            found[spoilt] = found[spoilt][1:]
+        elif found[spoilt]:
+            found[spoilt] = [*found[spoilt][:-1], found[spoilt][-1] + 1]
+    return [[-s if draw(st.booleans()) else s for s in shape] for shape in found]
+
+
+@pytest.mark.parametrize("name", OPS)
+@hypothesis.given(data=st.data())
+def test_inference_is_that_of_python(
+    driver: Driver, in_python: dict[str, Any], name: str, data: Any
+):
+    cls = in_python[name]
+    fields = {f.name: data.draw(st.booleans()) for f in cls.fields if f.name.startswith("has_")}
+    shapes = data.draw(shapes_for(cls, fields))
+    dtypes = data.draw(
+        st.lists(st.sampled_from(DTYPES), min_size=len(shapes), max_size=len(shapes))
+    )
+    given = [int8(key, int(value)) for key, value in fields.items()]
+    ours = driver.create(name, *OURS, fields=given)
+    theirs = driver.create(name, "1", "compared", fields=given)
+    assert ours is not None and theirs is not None
+    assert ours.output_types(dtypes) == theirs.output_types(dtypes)
+    assert ours.output_shapes(shapes) == theirs.output_shapes(shapes)
+    ours.destroy()
+    plugins.failures.forget()
+
+
 # ---- what a plugin refuses ----------------------------------------------------------------------
 
 
@@ -163,7 +232,7 @@ def test_dtypes_and_shapes_that_are_refused(library: CppLibrary, driver: Driver)
     )
     assert norm.output_shapes([[], [5]]) is None
     assert "x has shape [], expected another number of dimensions" in library.last_error()
-    assert norm.output_shapes([[-2, 3, -4], [8]]) == [[-2, 3, 8]]  # known by another input
+    assert norm.output_shapes([[-2, 3, -4], [8]]) == [[-2, 3, -4]]  # as the first one has it
     assert norm.output_shapes([[-2, -4], [-4]]) == [[-2, -4]]
     swiglu = driver.create("SiluMul", *OURS)
     assert swiglu is not None
