@@ -155,3 +155,20 @@ def test_a_shape_is_yours_to_change():
     x = SymTensor("fp16", [4, 5])
     x.shape[0] = 9
     assert x.shape == [4, 5] and repr(x) == "SymTensor(float16, [4, 5])"
+
+
+def test_a_loop_on_a_size_that_is_not_known_is_refused():
+    def halve(trace: Trace) -> int:
+        (n,) = sizes("x", [None], trace)()
+        while n > 1:
+            n = n // 2
+        return 1
+
+    with pytest.raises(Undecidable, match="does a loop wait for one of them"):
+        explore(halve, every=True)
+
+
+@pytest.mark.parametrize("shape", [5, [1.5], "34", [None]])
+def test_shapes_hold_sizes(shape: Any):
+    with pytest.raises(TypeError, match="SymTensor: shape"):
+        SymTensor("float32", shape)

@@ -17,11 +17,15 @@ Key = tuple[Any, ...]
 MAX_RANK = 8  # of TensorRT
 # Where nothing says how many dimensions an input has: the usual ones first.
 _RANKS = (2, 1, 3, 4, 0, 5, 6, 7, 8)
-_MAX_RUNS = 10_000
+_MAX_RUNS, _MAX_QUESTIONS = 10_000, 256
 
 
 class Undecidable(TypeError):
     """Inference took different ways for sizes that are not known, to different results."""
+
+
+class Endless(Undecidable):
+    """Inference asks too much to try every answer."""
 
 
 class Trace:
@@ -32,12 +36,17 @@ class Trace:
         self._script = script
         self._taken: list[tuple[int, int]] = []
         self._known: dict[Key, int] = {}
-        self.questions: list[str] = []
+        self.questions: list[object] = []
 
-    def choose(self, key: Key, options: int, question: str) -> int:
+    def choose(self, key: Key, options: int, question: object) -> int:
         """One of some options; the same for the same key."""
         if key not in self._known:
             at = len(self._taken)
+            if at == _MAX_QUESTIONS:
+                raise Endless(
+                    f"inference asks more than {at} questions on sizes that only the engine's run "
+                    "knows: does a loop wait for one of them?"
+                )
             answer = self._script[at] if at < len(self._script) else 0
             self._taken.append((answer, options))
             self._known[key] = answer
@@ -74,18 +83,23 @@ def explore(run: Callable[[Trace], Any], *, every: bool) -> Any:
         trace, runs = Trace(script), runs + 1
         try:
             result = run(trace)
+        except Endless:
+            raise
         except Exception as error:
             errors.append((len(trace.questions), error))
         else:
             if not every:
                 return result
             if results and result != results[0]:
+                asked = "; ".join(map(str, trace.questions))
                 raise Undecidable(
                     "the result depends on a condition on sizes that only the engine's run knows "
-                    f"({'; '.join(trace.questions)}): use maximum, minimum, ceil_div or where"
+                    f"({asked}): use maximum, minimum, ceil_div or where"
                 )
             results.append(result)
         script = trace.next_script()
+    if results and script is not None:
+        raise Endless(f"inference takes more than {runs} ways for sizes that are not known")
     if not results:
         raise max(errors, key=lambda pair: pair[0])[1]
     return results[0]
@@ -246,7 +260,7 @@ class Dim:
             return not self.args[1]
         # 0 is the answer tried first: sizes are equal, none is less than another or empty.
         first = self.op != "LESS"
-        chosen = self.trace.choose(self.key, 2, f"{self!r}")
+        chosen = self.trace.choose(self.key, 2, self)
         return first if chosen == 0 else not first
 
     def __index__(self) -> int:
@@ -325,7 +339,16 @@ class SymTensor:
             shape: Sizes: integers, or expressions of the inputs' sizes.
         """
         self.dtype = DType(dtype)
-        self._shape = shape if callable(shape) else list(shape)
+        if callable(shape):
+            self._shape: Any = shape
+            return
+        try:
+            self._shape = list(shape)
+        except TypeError:
+            raise TypeError(f"SymTensor: shape is {shape!r}, expected a list of sizes") from None
+        for size in self._shape:
+            if not _is_size(size):
+                raise TypeError(f"SymTensor: shape holds {size!r}, expected integers and Dims")
 
     @property
     def shape(self) -> list[Size]:
