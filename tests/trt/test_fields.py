@@ -204,3 +204,41 @@ def unknown(self: Any, x: NoSuchType): ...  # type: ignore[name-defined] # noqa:
 def test_an_annotation_that_is_no_field_is_refused(init: Any, said: str):
     with pytest.raises(TypeError, match=said):
         read(type("Plugin", (), {"__init__": init}))
+
+
+class Huge(enum.Enum):
+    ALL = 2**70
+
+
+class HidesAMethod:
+    def clone(self) -> None: ...
+
+    def __init__(self, clone: int = 1) -> None: ...
+
+
+class Positional:
+    def __init__(self, n: int, /) -> None: ...
+
+
+class OfHuge:
+    def __init__(self, n: Huge = Huge.ALL) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        (HidesAMethod, "clone is the name of a method"),
+        (Positional, "n is positional only"),
+        (OfHuge, "a choice of n is .* does not fit 64 bits"),
+    ],
+)
+def test_attributes_that_no_plugin_could_have(cls: type, said: str):
+    with pytest.raises(TypeError, match=f"{cls.__name__}.__init__: {said}"):
+        read(cls)
+
+
+def test_values_that_no_field_could_hold():
+    with pytest.raises(TypeError, match=r"x is 10.*, expected a number"):
+        Field("x", "float").check(10**400)
+    with pytest.raises(ValueError, match=r"s is .*, expected a string of UTF-8"):
+        Field("s", "str").check("\ud800")

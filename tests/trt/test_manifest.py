@@ -58,6 +58,9 @@ def test_plugins_of_a_script_cannot_be_imported(tmp_path: Path, registered: Any)
     ("change", "said"),
     [
         ("[", "is no manifest"),
+        ("[" * 100_000, "is no manifest"),
+        ('{"format": ' + "1" * 5000 + "}", "is no manifest|format is 1"),
+        ('{"format": true}', "format is True, expected 1"),
         ("[]", "format is None, expected 1"),
         ('{"format": 2}', "format is 2, expected 1"),
         ('{"format": 1}', "a member is missing"),
@@ -72,7 +75,37 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, change: str, said: s
         load_engine(path)
 
 
+@pytest.mark.parametrize("name", ["RmsNorm\0", "\ud800"])
+def test_names_that_cannot_be_asked_for_are_refused(tmp_path: Path, name: str):
+    manifest = save_engine(tmp_path / "x", b"engine", plugins=[RmsNorm])
+    content = json.loads(manifest.read_text("utf-8"))
+    content["plugins"][0]["name"] = name
+    manifest.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(ValueError, match="of another type"):
+        load_engine(tmp_path / "x")
+
+
+def test_another_version_is_told_from_none(tmp_path: Path):
+    manifest = save_engine(tmp_path / "x", b"engine", plugins=[RmsNorm])
+    manifest.write_text(manifest.read_text("utf-8").replace('"version": "1"', '"version": "2"'))
+    with pytest.raises(LookupError, match=r"version 2 .*: version 1 is, expected another my_llm"):
+        load_engine(tmp_path / "x")
+
+
+def test_an_op_of_your_own_package_is_registered_by_it(tmp_path: Path):
+    cls = tensorrt.op_plugin("softmax", namespace="tests")
+    try:
+        manifest = save_engine(tmp_path / "x", b"engine", plugins=[cls])
+        (row,) = json.loads(manifest.read_text("utf-8"))["plugins"]
+        assert row["module"] == __name__
+    finally:
+        tensorrt.unregister(cls)
+
+
 def test_nothing_is_saved_without_an_engine(tmp_path: Path):
+    for number in (5, [1], "engine"):
+        with pytest.raises(TypeError, match=r"engine is (int|list|str), expected a serialized"):
+            save_engine(tmp_path / "x", number)
     with pytest.raises(TypeError, match="the build failed"):
         save_engine(tmp_path / "x", None)
     with pytest.raises(TypeError, match="is no registered plugin"):

@@ -38,6 +38,14 @@ _EMPTY_TUPLE = b"()"
 _INT64 = range(-(2**63), 2**63)
 
 
+def is_c_string(text: str) -> bool:
+    """Whether C++ reads the same text: it is UTF-8, and ends where a NUL is."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 class Raw(NamedTuple):
     """A field as it stands in an engine.
 
@@ -113,8 +121,8 @@ class Field:
         for integer in integers:
             if integer not in _INT64:
                 raise ValueError(f"{self.name} is {integer}, which does not fit 64 bits")
-        if self.kind == "str" and "\0" in value:
-            raise ValueError(f"{self.name} is {value!r}, expected a string without NUL")
+        if self.kind == "str" and not is_c_string(value):
+            raise ValueError(f"{self.name} is {value!r}, expected a string of UTF-8 without NUL")
 
     def encode(self, value: Any) -> Raw | None:
         """How a value stands in an engine; None: not at all, because it is None."""
@@ -181,7 +189,10 @@ def _checked_int(value: Any) -> int | None:
 
 def _checked_float(value: Any) -> float | None:
     wrong = isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__")
-    return None if wrong else float(value)
+    try:
+        return None if wrong else float(value)
+    except OverflowError:
+        return None
 
 
 def _checked_str(value: Any) -> str | None:
@@ -232,6 +243,10 @@ def _field(cls: type, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
     where = f"{cls.__name__}.__init__: {parameter.name}"
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise TypeError(f"{where} takes any number of arguments, expected named attributes alone")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{where} is positional only, and a plugin is made from named attributes")
+    if callable(getattr(cls, parameter.name, None)):
+        raise TypeError(f"{where} is the name of a method, which the attribute would hide")
     if parameter.name not in hints:
         raise TypeError(f"{where} has no annotation, expected {_ALLOWED}")
     if parameter.name == SCHEMA_VERSION:
@@ -244,6 +259,11 @@ def _field(cls: type, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
     if optional and default is not None:
         raise TypeError(f"{where} may be None, which is written by leaving it out: default None")
     field = Field(parameter.name, kind, REQUIRED, optional, choices, enum_class)
+    for value in choices if enum_class is None else [member.value for member in enum_class]:
+        try:
+            field._check_range(value)
+        except ValueError as error:
+            raise TypeError(f"{cls.__name__}.__init__: a choice of {error}") from None
     if default is REQUIRED:
         return field
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import bindings
+from .fields import is_c_string
 from .plugin_base import PluginBase, registry, used
 
 FORMAT = 1
@@ -48,7 +49,7 @@ def save_engine(
         raise TypeError(
             "save_engine: engine is None: the build failed, and TensorRT's log says why"
         )
-    data = bytes(engine)
+    data = engine_bytes("save_engine", engine)
     classes = used.values() if plugins is None else [_class(plugin) for plugin in plugins]
     rows = {(c.plugin_name, c.plugin_version, c.plugin_namespace): _row(c) for c in classes}
     listed = [row for _, row in sorted(rows.items())]
@@ -65,6 +66,21 @@ def save_engine(
     manifest = manifest_path(path)
     manifest.write_text(text + "\n", "utf-8")
     return manifest
+
+
+def engine_bytes(function: str, engine: Any) -> bytes:
+    """A serialized engine's bytes.
+
+    Raises:
+        TypeError: It has none; says so for a function.
+    """
+    try:
+        return bytes(memoryview(engine))  # not bytes(engine), which makes zeros of a number
+    except TypeError:
+        said = (
+            f"{function}: engine is {type(engine).__name__}, expected a serialized engine's bytes"
+        )
+        raise TypeError(said) from None
 
 
 def _class(plugin: PluginBase | type[PluginBase]) -> type[PluginBase]:
@@ -129,10 +145,10 @@ def _read(path: Path) -> dict[str, Any]:
     """A manifest whose members are of the right types."""
     try:
         content: Any = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of UTF-8 too, and of too large numbers
         raise ValueError(f"{path} is no manifest: {error}") from None
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
         raise ValueError(f"{path}: format is {found!r}, expected {FORMAT}")
     rows = content.get("plugins")
     keys = ("name", "version", "namespace", "module")
@@ -143,7 +159,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_row(row: Any, keys: Sequence[str]) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
+    if not isinstance(row, dict):
+        return False
+    texts = [row.get(key) for key in keys]
+    return all(isinstance(text, str) and is_c_string(text) for text in texts)
 
 
 def _is_there(row: dict[str, str]) -> bool:
@@ -158,6 +177,9 @@ def _what_to_do(row: dict[str, str]) -> str:
         f"plugin {row['name']}, version {row['version']} of namespace {row['namespace']!r}, is not "
         "registered: "
     )
+    same = [key[1] for key in registry if (key[0], key[2]) == (row["name"], row["namespace"])]
+    if same and row["module"]:
+        return f"{said}version {', '.join(sorted(same))} is, expected another {row['module']}"
     if row["module"]:
         return f"{said}import {row['module']} before the engine is loaded"
     return (

@@ -6,6 +6,7 @@ C++ counterpart: src/tensorrt/. docs/guide_tensorrt.md says what both agree on.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -177,7 +178,7 @@ def op_plugin(
     fields = _fields(op)
     body: Mapping[str, Any] = {
         "__doc__": docstring(op),
-        "__module__": __name__,
+        "__module__": sys._getframe(1).f_globals["__name__"],  # whose import registers it
         "__signature__": _signature(fields),
         "op": op,
         "num_outputs": len(written) + len(op.outputs),
