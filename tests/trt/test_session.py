@@ -11,6 +11,7 @@ from my_llm_ffi.tensorrt import Session, TensorInfo, failures, has_tensorrt, ses
 
 torch = pytest.importorskip("torch")
 MODES = types.SimpleNamespace(INPUT="in", OUTPUT="out")
+PLACES = types.SimpleNamespace(HOST="host", DEVICE="device")
 
 
 class Engine:
@@ -22,6 +23,10 @@ class Engine:
         "y": ("out", "float16", (-1, 4)),
     }
     num_io_tensors = 3
+    place = "host"  # there is no GPU
+
+    def get_tensor_location(self, name: str) -> str:
+        return self.place
 
     def get_tensor_name(self, i: int) -> str:
         return list(self.TENSORS)[i]
@@ -68,7 +73,8 @@ class Context:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.setattr(session, "require", lambda: types.SimpleNamespace(TensorIOMode=MODES))
+    names = types.SimpleNamespace(TensorIOMode=MODES, TensorLocation=PLACES)
+    monkeypatch.setattr(session, "require", lambda: names)
     return Session(Engine(), Context())
 
 
@@ -135,8 +141,24 @@ def test_what_does_not_fit_is_refused(made: Session):
         made.run(inputs(), {"y": good["y"].float()}, 0)
     with pytest.raises(ValueError, match="the engine has y too"):
         made.run(inputs(), {"z": good["y"]}, 0)
+    with pytest.raises(ValueError, match="the engine has no output z"):
+        made.run(inputs(), {**good, "z": good["y"]}, 0)
     with pytest.raises(ValueError, match="x is expected to be a contiguous torch tensor"):
         made.run({**inputs(), "x": torch.ones(4, 3, dtype=torch.float16).T}, good, 0)
+
+
+def test_memory_of_the_host_is_not_given_to_the_gpu(made: Session, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Engine, "place", "device")
+    on_gpu = Session(Engine(), Context())
+    with pytest.raises(ValueError, match="x is on cpu, expected cuda"):
+        on_gpu.run(inputs(), None, 0)
+    assert on_gpu.context.streams == []
+
+
+@pytest.mark.parametrize("engine", [None, 5, [1]])
+def test_what_is_no_engine_is_refused(made: Session, engine: Any):
+    with pytest.raises(TypeError, match=r"from_serialized_engine: engine is (NoneType|int|list)"):
+        Session.from_serialized_engine(engine)
 
 
 def test_without_a_gpu_no_engine_is_loaded():

@@ -10,7 +10,7 @@ from typing import Any
 from . import failures
 from .bindings import require
 from .dtypes import DType, is_torch
-from .manifest import load_engine
+from .manifest import engine_bytes, load_engine
 from .memory import driver
 
 
@@ -47,6 +47,8 @@ class Session:
         trt = require()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
+        host = trt.TensorLocation.HOST
+        self._on_host = {name: engine.get_tensor_location(name) == host for name in names}
         infos = [self._info(name) for name in names]
         self.inputs = [info for info, is_input in zip(infos, inputs) if is_input]
         self.outputs = [info for info, is_input in zip(infos, inputs) if not is_input]
@@ -69,7 +71,10 @@ class Session:
             LookupError: A plugin is not registered; says what to import.
         """
         trt = require()
-        data = load_engine(engine) if isinstance(engine, (str, Path)) else bytes(engine)
+        if isinstance(engine, (str, Path)):
+            data = load_engine(engine)
+        else:
+            data = engine_bytes("from_serialized_engine", engine)
         driver()  # without one, TensorRT would end the process
         failures.forget()
         runtime = trt.Runtime(logger or trt.Logger(trt.Logger.WARNING))
@@ -120,6 +125,14 @@ class Session:
         if sorted(names) != sorted(expected):
             raise ValueError(f"inputs are {', '.join(names)}, the engine has {', '.join(expected)}")
 
+    def _check_place(self, name: str, tensor: Any) -> None:
+        """Refuses memory that the GPU cannot read, or the host: TensorRT does not look."""
+        if name not in self._on_host:
+            return  # of an unknown name: the names are checked next
+        if self._on_host[name] == tensor.is_cuda:
+            expected = "cpu (TensorRT reads it there)" if self._on_host[name] else "cuda"
+            raise ValueError(f"{name} is on {tensor.device}, expected {expected}")
+
     def run(
         self,
         inputs: Mapping[str, Any],
@@ -148,6 +161,7 @@ class Session:
         for name, tensor in {**inputs, **(outputs or {})}.items():
             if not is_torch(tensor) or not tensor.is_contiguous():
                 raise ValueError(f"{name} is expected to be a contiguous torch tensor")
+            self._check_place(name, tensor)
         failures.forget()
         infos = [TensorInfo(name, t.dtype, tuple(t.shape)) for name, t in inputs.items()]
         inferred = self.infer_shapes(infos)
@@ -157,7 +171,10 @@ class Session:
                 o.name: torch.empty(o.shape, dtype=o.dtype.torch, device=device) for o in inferred
             }
         else:
+            unknown = set(outputs) - {info.name for info in inferred}
             results = {info.name: _checked(info, outputs) for info in inferred}
+            if unknown:
+                raise ValueError(f"the engine has no output {', '.join(sorted(unknown))}")
         for name, tensor in {**inputs, **results}.items():
             self.context.set_tensor_address(name, tensor.data_ptr())
         if stream is None:
