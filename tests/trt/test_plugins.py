@@ -66,12 +66,36 @@ def test_what_is_no_plugin_is_not_registered():
         plugin("X")(int)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="name is ''"):
         plugin("")
-    with pytest.raises(ValueError, match="version is 1, expected a string"):
-        plugin("X", version=1)  # type: ignore[arg-type]
+    for wrong in ({"version": 1}, {"namespace": None}, {"schema_version": "2"}):
+        with pytest.raises(TypeError, match=f"plugin: {next(iter(wrong))} is .*, expected"):
+            plugin("X", **wrong)
+    for wrong in ({"namespace": "a\0"}, {"version": "\ud800"}, {"schema_version": 2**31}):
+        with pytest.raises(ValueError, match=f"plugin: {next(iter(wrong))} is .*, expected"):
+            plugin("X", **wrong)
     with pytest.raises(KeyError, match="Scale"):
         unregister(Scale)
     with pytest.raises(TypeError, match="Scale is not registered"):
         Scale()(rows(2, 3), rows(2, 3))
+
+
+def test_a_class_has_a_name_and_outputs_of_its_own(registered: Any):
+    base = registered("Base")(type("Base", (Scale,), {}))
+    with pytest.raises(ValueError, match="Base is Base already"):
+        plugin("Second", namespace="tests")(base)
+
+    class Pair(base):
+        def shape_dtype_inference(self, inputs) -> tuple[SymTensor, SymTensor]:
+            return inputs[0], inputs[1]
+
+    with pytest.raises(TypeError, match="Pair is not registered"):  # it would be a Base in engines
+        Pair()(rows(2, 3), rows(2, 3))
+    assert registered("Pair")(Pair).num_outputs == 2 and base.num_outputs == 1
+
+    class Quiet(Pair):
+        def shape_dtype_inference(self, inputs):
+            return inputs[0], inputs[1]
+
+    assert registered("Quiet")(Quiet).num_outputs == 2
 
 
 def test_a_bad_attribute_type_is_refused(registered: Any):
@@ -103,8 +127,23 @@ def test_forward_takes_known_options_alone(registered: Any):
     class Odd(Scale):
         def forward(self, inputs, outputs, *, space): ...
 
-    with pytest.raises(TypeError, match=r"Odd\.forward takes space, expected \(inputs, outputs"):
+    with pytest.raises(
+        TypeError, match=r"Odd\.forward takes inputs, outputs, space, expected \(inputs, outputs"
+    ):
         registered("Odd")(Odd)
+    Odd.forward = lambda self, inputs: None
+    with pytest.raises(TypeError, match=r"Odd\.forward takes inputs, expected \(inputs, outputs"):
+        registered("Odd")(Odd)
+
+
+def test_forward_may_take_options_by_position_too(registered: Any):
+    class Plain(Scale):
+        def forward(self, inputs, outputs, workspace, stream):
+            assert workspace is None and stream == 0
+            super().forward(inputs, outputs)
+
+    registered("Plain")(Plain)
+    assert Plain()(rows(2, 3), rows(2, 3)).tolist() == (rows(2, 3) * 2).tolist()
 
 
 def test_attributes_are_kept_and_of_their_types(registered: Any):
@@ -234,6 +273,7 @@ def test_what_inference_returns_is_checked(registered: Any):
         (x, TypeError, "returned ndarray, expected SymTensor"),
         ((SymTensor("int8", [1]),) * 2, ValueError, "returned 2 outputs.*says 1"),
         (SymTensor("int8", [1] * 9), ValueError, "9 dimensions, at most 8"),
+        (None, TypeError, "returned NoneType, expected SymTensor"),
         (SymTensor("int8", [-1]), ValueError, r"output 0 would have shape \[-1\]"),
     ]
     for Wrong.given, error, said in cases:
@@ -270,7 +310,7 @@ def test_a_call_with_arrays_computes(registered: Any):
         Scale()(rows(3, 2).T, rows(2))
     with pytest.raises(TypeError, match=r"input 1 is list, expected a tensor of torch"):
         Scale()(rows(2, 3), [1, 2])
-    with pytest.raises(TypeError, match=r"complex64.* is no dtype of a plugin"):
+    with pytest.raises(TypeError, match=r"Scale: input 0: .*complex64.* is no dtype"):
         Scale()(rows(2, 3, dtype="complex64"), rows(2))
     with pytest.raises(ValueError, match="has other rows than"):
         Scale()(rows(2, 3), rows(3))
@@ -298,6 +338,13 @@ def test_workspace_stream_and_aliases(registered: Any):
     same, other = Add()(x, total)
     assert same is total and total.tolist() == (rows(2, 3) * 2).tolist()
     assert (other == 7).all()
+    fixed = rows(2, 3)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="Add: input 1 is read-only"):
+        Add()(x, fixed)
+    with pytest.raises(ValueError, match=r"aliased_outputs is \{0: 5\}.* 2 inputs"):
+        Add.aliased_outputs = {0: 5}
+        Add()(x, total)
     with pytest.raises(ValueError, match=r"output 0 is SymTensor.*expected that of input 0"):
         Add.aliased_outputs = {0: 0}
         Add()(rows(2, 3), rows(3, 2))

@@ -225,14 +225,21 @@ def wrap(array: Any, name: str) -> TensorWrapper:
     """
     if is_torch(array):
         if not array.is_contiguous():
-            raise ValueError(f"{name} is not contiguous, expected {name}.contiguous()")
+            raise ValueError(f"{name} is not contiguous, expected what .contiguous() gives")
         kind = {"cpu": CPU, "cuda": CUDA}.get(array.device.type)
         if kind is None:
             raise TypeError(f"{name} is on {array.device}, expected cpu or cuda")
         device = (kind, array.device.index or 0)
-        return TensorWrapper(array.data_ptr(), array.dtype, array.shape, device)
+        return TensorWrapper(array.data_ptr(), _dtype(array, name), array.shape, device)
     if hasattr(array, "__array_interface__") and hasattr(array, "flags"):
         if not array.flags.c_contiguous:
-            raise ValueError(f"{name} is not contiguous, expected numpy.ascontiguousarray({name})")
-        return TensorWrapper(array.ctypes.data, array.dtype, array.shape, (CPU, 0))
+            raise ValueError(f"{name} is not contiguous, expected numpy.ascontiguousarray of it")
+        return TensorWrapper(array.ctypes.data, _dtype(array, name), array.shape, (CPU, 0))
     raise TypeError(f"{name} is {type(array).__name__}, expected a tensor of torch or an array")
+
+
+def _dtype(array: Any, name: str) -> DType:
+    try:
+        return DType(array.dtype)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None

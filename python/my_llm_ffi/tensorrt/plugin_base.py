@@ -14,7 +14,7 @@ from typing import Any, Callable, ClassVar, TypeVar
 
 from . import bindings, failures, inference
 from .dtypes import DType, dtype_of, is_torch
-from .fields import Field, read
+from .fields import Field, is_c_string, read
 from .memory import TensorWrapper, wrap
 from .symbolic import SymTensor
 
@@ -143,7 +143,7 @@ class PluginBase:
             TypeError: A dtype or a number of inputs is wrong.
             ValueError: Shapes do not fit.
         """
-        if not self.plugin_name:
+        if "plugin_name" not in vars(type(self)):  # that of a base class is the base's
             raise TypeError(f"{type(self).__name__} is not registered, expected @plugin(name)")
         if arguments and hasattr(arguments[0], "add_plugin_v3"):
             found = _add_layer(self, arguments[0], arguments[1:])
@@ -226,6 +226,12 @@ def _compute(plugin: PluginBase, tensors: Sequence[Any]) -> list[Any]:
     symbols = inference.outputs(called, known)
     check_aliases(called, known, symbols)
     aliased = called.aliased_outputs
+    for i in aliased.values():
+        if not (is_torch(arrays[i]) or arrays[i].flags.writeable):
+            raise ValueError(
+                f"{called.plugin_name}: {called.input_name(i)} is read-only, expected what may be "
+                "written in place"
+            )
     made = [
         arrays[aliased[i]] if i in aliased else _empty(arrays[0], symbol)
         for i, symbol in enumerate(symbols)
@@ -245,6 +251,11 @@ def check_aliases(
 ) -> None:
     """Refuses an aliased output that is not like its input."""
     for output, source in plugin.aliased_outputs.items():
+        if not (0 <= output < len(outputs) and 0 <= source < len(known.shapes)):
+            raise ValueError(
+                f"{plugin.plugin_name}: aliased_outputs is {dict(plugin.aliased_outputs)}, and "
+                f"there are {len(outputs)} outputs and {len(known.shapes)} inputs"
+            )
         want = (DType((known.dtypes or ())[source]), list(known.shapes[source] or ()))
         if (outputs[output].dtype, outputs[output].shape) != want:
             raise ValueError(
@@ -322,15 +333,26 @@ def plugin(
         TypeError: The class is none of plugins, or an annotation cannot be a field.
         ValueError: There is such a plugin.
     """
-    for what, text in (("name", name), ("version", version)):
-        if not text or not isinstance(text, str):
-            raise ValueError(f"plugin: {what} is {text!r}, expected a string that is not empty")
+    for what, text in (("name", name), ("version", version), ("namespace", namespace)):
+        if not isinstance(text, str):
+            raise TypeError(f"plugin: {what} is {text!r}, expected a string")
+        if not is_c_string(text) or (not text and what != "namespace"):
+            expected = "a string that is not empty, of UTF-8 without NUL"
+            raise ValueError(f"plugin: {what} is {text!r}, expected {expected}")
+    if not isinstance(schema_version, int) or isinstance(schema_version, bool):
+        raise TypeError(f"plugin: schema_version is {schema_version!r}, expected an integer")
+    if not 1 <= schema_version < 2**31:
+        raise ValueError(f"plugin: schema_version is {schema_version}, expected 1 to 2^31 - 1")
 
     def register(cls: Plugin) -> Plugin:
         if not (isinstance(cls, type) and issubclass(cls, PluginBase)):
             raise TypeError(f"plugin: {cls!r} is no class of plugins, expected one of PluginBase")
         key = (name, version, namespace)
         _refuse_known(key)
+        if registry.get(_key(cls)) is cls:
+            raise ValueError(
+                f"plugin: {cls.__name__} is {cls.plugin_name} already, and has one name"
+            )
         found = tuple(read(cls) if fields is None else fields)
         count, takes = _count_outputs(cls), _forward_takes(cls)
         cls.plugin_name, cls.plugin_version, cls.plugin_namespace = key
@@ -389,9 +411,12 @@ def unregister(cls: type[PluginBase]) -> None:
 
 def _count_outputs(cls: type[PluginBase]) -> int:
     """How many outputs a class says that it has."""
-    declared = cls.num_outputs
-    if isinstance(declared, property) or (isinstance(declared, int) and declared > 0):
-        return declared
+    declared: Any = cls.num_outputs
+    said = isinstance(declared, property) or (isinstance(declared, int) and declared > 0)
+    # The nearest class says it: a base's number is that of the base's inference.
+    here = next(c for c in cls.__mro__ if {"num_outputs", "shape_dtype_inference"} & set(vars(c)))
+    if said and "num_outputs" in vars(here):
+        return declared  # type: ignore[no-any-return]
     try:
         hint = typing.get_type_hints(cls.shape_dtype_inference).get("return")
     except (NameError, TypeError):
@@ -401,6 +426,8 @@ def _count_outputs(cls: type[PluginBase]) -> int:
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and arguments and set(arguments) == {SymTensor}:
         return len(arguments)
+    if said:
+        return declared  # type: ignore[no-any-return]
     raise TypeError(
         f"{cls.__name__}: how many outputs are there? Expected shape_dtype_inference to be "
         "annotated -> SymTensor or -> tuple[SymTensor, SymTensor], or an attribute num_outputs"
@@ -409,14 +436,18 @@ def _count_outputs(cls: type[PluginBase]) -> int:
 
 def _forward_takes(cls: type[PluginBase]) -> frozenset[str]:
     """Which options ``forward`` takes."""
-    parameters = inspect.signature(cls.forward).parameters.values()
+    signature = inspect.signature(cls.forward)
+    parameters = list(signature.parameters.values())[1:]
+    options = {"workspace", "stream"}
+    named = options & {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return frozenset({"workspace", "stream"})
-    named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    unknown = named - {"workspace", "stream"}
-    if unknown:
+        named = options
+    try:
+        signature.bind(None, (), (), **dict.fromkeys(named))
+    except TypeError:
+        taken = ", ".join(p.name for p in parameters) or "nothing"
         raise TypeError(
-            f"{cls.__name__}.forward takes {', '.join(sorted(unknown))}, expected (inputs, "
-            "outputs, *, workspace, stream) or fewer of these options"
-        )
+            f"{cls.__name__}.forward takes {taken}, expected (inputs, outputs, *, workspace, "
+            "stream) or fewer of these options"
+        ) from None
     return frozenset(named)
