@@ -22,8 +22,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 WIDTH, ROWS, MAX_INDICES = 128, 1000, 4096
 
 
-def missing() -> str | None:
-    """What this machine lacks, or None."""
+def missing(package: str = PACKAGES[0]) -> str | None:
+    """What this machine lacks for a package of plugins, or None."""
     try:
         import torch
 
@@ -32,7 +32,24 @@ def missing() -> str | None:
         return str(error)
     if not has_tensorrt():
         return "the Python module tensorrt (pip install tensorrt)"
-    return None if torch.cuda.is_available() else "an NVIDIA GPU that torch can use"
+    if not torch.cuda.is_available():
+        return "an NVIDIA GPU that torch can use"
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        return f"what {package} imports ({error})"
+    return None if _has_builder() else "all of TensorRT: here is no builder"
+
+
+def _has_builder() -> bool:
+    """Whether more of TensorRT is here than its bindings."""
+    import tensorrt as trt
+
+    try:
+        trt.Builder(trt.Logger(trt.Logger.WARNING))
+    except (TypeError, RuntimeError):  # "factory function returned nullptr"
+        return False
+    return True
 
 
 def build(package: str, dtype: str, fp32_output: bool) -> Any:
@@ -67,7 +84,7 @@ def main() -> str | None:
     parser.add_argument("--fp32-output", action="store_true")
     parser.add_argument("--output", type=Path, default=ENGINE)
     options = parser.parse_args()
-    lacking = missing()
+    lacking = missing(options.plugin)
     if lacking is not None:
         return f"build_lookup.py needs {lacking}"
     from my_llm_ffi.tensorrt import save_engine

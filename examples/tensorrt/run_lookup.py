@@ -39,8 +39,11 @@ def main() -> str | None:
     lacking = missing()
     if lacking is not None:
         return f"run_lookup.py needs {lacking}"
-    if not options.engine.exists():
-        return f"run_lookup.py needs {options.engine}: run build_lookup.py first"
+    from my_llm_ffi.tensorrt import manifest_path
+
+    for file in (options.engine, manifest_path(options.engine)):
+        if not file.exists():
+            return f"run_lookup.py needs {file}: run build_lookup.py first"
     import torch
 
     from my_llm_ffi.tensorrt import Session, TensorInfo

@@ -49,6 +49,21 @@ def test_the_examples_say_what_they_need(name: str, tmp_path: Path):
     assert found.stderr.startswith(f"{name} needs ")
 
 
+def test_the_examples_look_for_the_builder_and_for_what_a_plugin_imports(tmp_path: Path):
+    if not plugins.has_tensorrt() or lacking() is None:
+        pytest.skip("for bindings without a builder")
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import build_lookup\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "sys.modules['triton'] = None\n"
+        "print(build_lookup.missing()); print(build_lookup.missing('triton_lookup'))"
+    )
+    command = [sys.executable, "-c", code, str(EXAMPLES)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    builder, triton = found.stdout.splitlines()
+    assert "no builder" in builder and triton.startswith("what triton_lookup imports")
+
+
 @pytest.fixture(scope="module")
 def machine() -> None:
     reason = lacking()
