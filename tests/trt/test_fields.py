@@ -37,6 +37,7 @@ VALUES = {
     Field("a_level", "int", enum=Level): st.sampled_from(Level),
     Field("ints", "ints"): st.lists(int64, max_size=5).map(tuple),
     Field("floats", "floats"): st.lists(finite, max_size=5).map(tuple),
+    Field("pair", "ints", length=2): st.tuples(int64, int64),
     Field("maybe", "float", None, True): st.none() | finite,
 }
 
@@ -116,6 +117,9 @@ def test_unknown_missing_and_doubled_fields_and_versions_are_refused():
     choice = Field("c", "str", choices=("x", "y"))
     with pytest.raises(ValueError, match="P: c is 'z', expected one of 'x', 'y'"):
         decode_all("P", [choice], 1, [("c", Raw("CHAR", b"z"))])
+    pair = Field("p", "ints", length=2)
+    with pytest.raises(ValueError, match=r"P: p is \(1,\), expected 2 elements"):
+        decode_all("P", [pair], 1, [("p", one)])
     with pytest.raises(ValueError, match="expected one of 'fast', 'slow'"):
         decode_all("P", [Field("m", "str", enum=Mode)], 1, [("m", Raw("CHAR", b"z"))])
 
@@ -138,6 +142,7 @@ def test_unknown_missing_and_doubled_fields_and_versions_are_refused():
         (Field("f", "ints"), (1, 2.5), TypeError),
         (Field("f", "ints"), (2**63,), ValueError),
         (Field("f", "floats"), ("a",), TypeError),
+        (Field("f", "floats", length=2), (1.0,), ValueError),
     ],
 )
 def test_a_wrong_value_is_refused(field: Field, value: Any, error: Any):
@@ -173,7 +178,7 @@ def test_annotations_become_fields():
         Field("mode", "str", Mode.FAST, enum=Mode),
         Field("how", "str", "a", choices=("a", "b")),
         Field("sizes", "ints", (1, 2)),
-        Field("scales", "floats", (1.0, 2.0)),
+        Field("scales", "floats", (1.0, 2.0), length=2),
         Field("scale", "float", None, True),
     )
     assert read(Plugin)[0].default is REQUIRED

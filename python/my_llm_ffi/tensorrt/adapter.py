@@ -137,7 +137,7 @@ class Adapter(*_BASES):  # type: ignore[misc]
         largest = [
             [SymTensor(t.desc.type, list(t.max)) for t in tensors] for tensors in (inputs, outputs)
         ]
-        return int(self.plugin.workspace_size(*largest))
+        return inference.workspace_bytes(self.plugin, *largest)
 
     def get_valid_tactics(self) -> list[int]:
         """None: there is one way to compute it."""

@@ -101,9 +101,20 @@ def _listed() -> str:
     return ", ".join(TENSOR_DTYPES)
 
 
-def dtype_of(array: Any) -> DType:
-    """Dtype of an array of torch or NumPy, or of a tensor of a network."""
-    return DType(array.dtype)
+def dtype_of(array: Any, name: str) -> DType:
+    """Dtype of an array of torch or NumPy, or of a tensor of a network.
+
+    Args:
+        array: Whose.
+        name: For messages.
+
+    Raises:
+        TypeError: A plugin cannot have such a tensor.
+    """
+    try:
+        return DType(array.dtype)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
 
 
 def torch_dtype_to_trt(dtype: Any) -> Any:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm_ffi
 
 from . import inference
+from .calls import check_aliases, run_forward
 from .memory import CUDA, TensorWrapper, copy, current_device
-from .plugin_base import PluginBase, check_aliases, run_forward
 from .symbolic import SymTensor
+
+if TYPE_CHECKING:
+    from .plugin_base import PluginBase
 
 _NOTHING = contextlib.nullcontext()
 
@@ -52,7 +55,7 @@ class Execution:
             for o, i in plugin.aliased_outputs.items()
         ]
         sizes = [[SymTensor(t.dtype, t.shape) for t in ts] for ts in (self._inputs, self._outputs)]
-        n_bytes = int(plugin.workspace_size(*sizes))
+        n_bytes = inference.workspace_bytes(plugin, *sizes)
         self._workspace = TensorWrapper(0, "uint8", [n_bytes], place) if n_bytes else None
 
     def _check(self) -> None:
@@ -63,7 +66,7 @@ class Execution:
         dtypes = [tensor.dtype for tensor in self._inputs]
         known = inference.Inputs(dtypes, [tensor.shape for tensor in self._inputs])
         inferred = inference.outputs(plugin, known)
-        check_aliases(plugin, known, inferred)
+        check_aliases(plugin, known, [t.dtype for t in inferred], [t.shape for t in inferred])
         for i, (want, have) in enumerate(zip(inferred, self._outputs)):
             if want.dtype != have.dtype or want.shape != list(have.shape):
                 raise ValueError(

@@ -74,6 +74,7 @@ class Field:
         optional: Whether it may be None, which is written by leaving it out.
         choices: Strings allowed.
         enum: Class of its values, which stand as their ``value``.
+        length: How many elements a tuple has; None: any number.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Field:
     optional: bool = False
     choices: tuple[str, ...] = ()
     enum: type[enum.Enum] | None = None
+    length: int | None = None
 
     @property
     def type(self) -> str:
@@ -91,7 +93,9 @@ class Field:
     @property
     def listed_length(self) -> int:
         """The length that a creator lists: 0 where it varies."""
-        return 0 if self.kind in ("str", "ints", "floats") else 1
+        if self.kind in ("ints", "floats"):
+            return self.length or 0
+        return 0 if self.kind == "str" else 1
 
     def check(self, value: Any) -> Any:
         """The value as the kind has it (an integer given for a float becomes one).
@@ -117,6 +121,8 @@ class Field:
         if self.choices and value not in self.choices:
             listed = ", ".join(map(repr, self.choices))
             raise ValueError(f"{self.name} is {value!r}, expected one of {listed}")
+        if self.length is not None and len(value) != self.length:
+            raise ValueError(f"{self.name} is {value!r}, expected {self.length} elements")
         integers = value if self.kind == "ints" else (value,) if self.kind == "int" else ()
         for integer in integers:
             if integer not in _INT64:
@@ -258,7 +264,9 @@ def _field(cls: type, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
     default = REQUIRED if parameter.default is parameter.empty else parameter.default
     if optional and default is not None:
         raise TypeError(f"{where} may be None, which is written by leaving it out: default None")
-    field = Field(parameter.name, kind, REQUIRED, optional, choices, enum_class)
+    arguments = typing.get_args(hint) if kind in ("ints", "floats") else ()
+    length = len(arguments) if arguments and Ellipsis not in arguments else None
+    field = Field(parameter.name, kind, REQUIRED, optional, choices, enum_class, length)
     for value in choices if enum_class is None else [member.value for member in enum_class]:
         try:
             field._check_range(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,27 @@ def outputs(plugin: PluginBase, inputs: Inputs) -> list[SymTensor]:
     return found
 
 
+def workspace_bytes(
+    plugin: PluginBase, inputs: Sequence[SymTensor], outputs: Sequence[SymTensor]
+) -> int:
+    """What a plugin asks for beside tensors of some sizes.
+
+    Raises:
+        TypeError: It gives no integer.
+        ValueError: It gives a negative one.
+    """
+    given = plugin.workspace_size(inputs, outputs)
+    try:
+        n_bytes = operator.index(given)
+    except TypeError:
+        raise TypeError(
+            f"{plugin.plugin_name}: workspace_size is {given!r}, expected an integer"
+        ) from None
+    if n_bytes < 0:
+        raise ValueError(f"{plugin.plugin_name}: workspace_size is {n_bytes}, expected 0 or more")
+    return n_bytes
+
+
 class _Shapes(list):  # type: ignore[type-arg]
     """Shapes that are equal where their expressions are: a Dim's own == asks."""
 
@@ -134,6 +156,10 @@ class _Shapes(list):  # type: ignore[type-arg]
 def _ask(plugin: PluginBase, inputs: Inputs, trace: Trace) -> list[SymTensor]:
     """One run of the author's inference, its result checked."""
     symbols = []
+    if plugin.ranks is not None and len(plugin.ranks) != len(inputs.shapes):
+        raise TypeError(
+            f"{plugin.plugin_name}: {len(inputs.shapes)} inputs given, expected {len(plugin.ranks)}"
+        )
     for i, (dtype, shape) in enumerate(zip(inputs.dtypes or (), inputs.shapes)):
         rank = plugin.ranks[i] if shape is None and plugin.ranks is not None else None
         known = shape if rank is None else [None] * rank

@@ -43,14 +43,14 @@ def save_engine(
         Path of the manifest.
 
     Raises:
-        TypeError: There is no engine: the build failed.
+        TypeError: There is no engine: the build failed; or a plugin is none.
     """
     if engine is None:
         raise TypeError(
             "save_engine: engine is None: the build failed, and TensorRT's log says why"
         )
     data = engine_bytes("save_engine", engine)
-    classes = used.values() if plugins is None else [_class(plugin) for plugin in plugins]
+    classes = used.values() if plugins is None else [_class(plugin) for plugin in _listed(plugins)]
     rows = {(c.plugin_name, c.plugin_version, c.plugin_namespace): _row(c) for c in classes}
     listed = [row for _, row in sorted(rows.items())]
     text = json.dumps(
@@ -81,6 +81,12 @@ def engine_bytes(function: str, engine: Any) -> bytes:
             f"{function}: engine is {type(engine).__name__}, expected a serialized engine's bytes"
         )
         raise TypeError(said) from None
+
+
+def _listed(plugins: Any) -> Iterable[Any]:
+    if isinstance(plugins, Iterable) and not isinstance(plugins, str):
+        return plugins
+    raise TypeError(f"save_engine: plugins is {plugins!r}, expected a list of plugins")
 
 
 def _class(plugin: PluginBase | type[PluginBase]) -> type[PluginBase]:

@@ -17,14 +17,15 @@ from typing import Any
 
 import tvm_ffi
 
-from .dtypes import DType, is_torch
+from .dtypes import DType, dtype_of, is_torch
 
 CPU, CUDA = 1, 2  # DLPack's device types
 _DEVICE_NAMES = {CPU: "cpu", CUDA: "cuda"}
 _HEADER_BYTES = 24  # of an object of tvm-ffi, before its DLTensor, whose address comes first
 _LOCAL = threading.local()
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
+# Not that of ctypes.pythonapi, whose argument types are anybody's to set.
+_new_capsule = ctypes.PyDLL(None).PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _libc = ctypes.CDLL(None)
@@ -230,16 +231,9 @@ def wrap(array: Any, name: str) -> TensorWrapper:
         if kind is None:
             raise TypeError(f"{name} is on {array.device}, expected cpu or cuda")
         device = (kind, array.device.index or 0)
-        return TensorWrapper(array.data_ptr(), _dtype(array, name), array.shape, device)
+        return TensorWrapper(array.data_ptr(), dtype_of(array, name), array.shape, device)
     if hasattr(array, "__array_interface__") and hasattr(array, "flags"):
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} is not contiguous, expected numpy.ascontiguousarray of it")
-        return TensorWrapper(array.ctypes.data, _dtype(array, name), array.shape, (CPU, 0))
+        return TensorWrapper(array.ctypes.data, dtype_of(array, name), array.shape, (CPU, 0))
     raise TypeError(f"{name} is {type(array).__name__}, expected a tensor of torch or an array")
-
-
-def _dtype(array: Any, name: str) -> DType:
-    try:
-        return DType(array.dtype)
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None

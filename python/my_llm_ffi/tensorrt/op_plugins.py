@@ -164,9 +164,12 @@ def op_plugin(
         A class: ``cls(eps=1e-5)(network, x, weight)``.
 
     Raises:
+        TypeError: The op's name is no string.
         KeyError: There is no such op.
         ValueError: There is such a plugin, or the op takes more than TensorRT can give it.
     """
+    if not isinstance(op_name, str):
+        raise TypeError(f"op_plugin: op_name is {op_name!r}, expected a string")
     op = declaration.load(op_name)
     camel = name or "".join(word.capitalize() for word in op_name.split("_"))
     written = [tensor for tensor in op.inputs if tensor.use == "mutable"]
@@ -178,7 +181,9 @@ def op_plugin(
     fields = _fields(op)
     body: Mapping[str, Any] = {
         "__doc__": docstring(op),
-        "__module__": sys._getframe(1).f_globals["__name__"],  # whose import registers it
+        "__module__": sys._getframe(1).f_globals.get(
+            "__name__", "__main__"
+        ),  # whose import registers it
         "__signature__": _signature(fields),
         "op": op,
         "num_outputs": len(written) + len(op.outputs),

@@ -1,21 +1,20 @@
-"""Plugins as classes: what an author writes, how they are registered and called.
+"""Plugins as classes: what an author writes, and how it is registered.
 
-Counterpart: adapter.py, which shows an object of these classes to TensorRT.
+Counterparts: calls.py, where they are called; adapter.py, which shows them to TensorRT.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import sys
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, ClassVar, TypeVar
 
-from . import bindings, failures, inference
-from .dtypes import DType, dtype_of, is_torch
+from . import bindings
+from .calls import add_layer, compute
+from .declared import check_declared
 from .fields import Field, is_c_string, read
-from .memory import TensorWrapper, wrap
+from .memory import TensorWrapper
 from .symbolic import SymTensor
 
 Key = tuple[str, str, str]
@@ -146,160 +145,11 @@ class PluginBase:
         if "plugin_name" not in vars(type(self)):  # that of a base class is the base's
             raise TypeError(f"{type(self).__name__} is not registered, expected @plugin(name)")
         if arguments and hasattr(arguments[0], "add_plugin_v3"):
-            found = _add_layer(self, arguments[0], arguments[1:])
+            found = add_layer(self, arguments[0], arguments[1:])
+            used[_key(type(self))] = type(self)
         else:
-            found = _compute(self, arguments)
+            found = compute(self, arguments)
         return found[0] if len(found) == 1 else tuple(found)
-
-
-# ---- calls --------------------------------------------------------------------------------------
-
-
-def _split(plugin: PluginBase, tensors: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Inputs and shape inputs."""
-    if len(tensors) < plugin.shape_inputs:
-        raise TypeError(
-            f"{plugin.plugin_name}: {len(tensors)} inputs given, and {plugin.shape_inputs} of them "
-            "must be shape inputs"
-        )
-    at = len(tensors) - plugin.shape_inputs
-    return tensors[:at], tensors[at:]
-
-
-def network_shape(tensor: Any) -> list[int | None] | None:
-    """Shape of a network's tensor: None where the engine's run says it."""
-    try:
-        sizes = [int(size) for size in tensor.shape]
-    except ValueError:  # TensorRT's way to say that the number of dimensions is not known
-        return None
-    return [None if size < 0 else size for size in sizes]
-
-
-def _add_layer(plugin: PluginBase, network: Any, tensors: Sequence[Any]) -> list[Any]:
-    called, given = plugin.prepare(tensors)
-    inputs, shape_inputs = _split(called, given)
-    for i, tensor in enumerate(inputs):
-        if tensor is None:
-            raise TypeError(f"{called.plugin_name}: {called.input_name(i)} is None")
-    known = [network_shape(tensor) for tensor in inputs]
-    values = [[None] * int(tensor.shape[0]) for tensor in shape_inputs]
-    # What is wrong is said here already, and not by TensorRT's log.
-    dtypes = [dtype_of(tensor) for tensor in inputs]
-    inference.output_dtypes(called, dtypes, known)
-    if None not in known:
-        inference.output_shapes(called, inference.Inputs(dtypes, known, values))
-    failures.forget()
-    layer = network.add_plugin_v3(inputs, shape_inputs, _shown(called, dtypes, known))
-    failures.raise_stored()
-    if layer is None:
-        raise RuntimeError(f"{called.plugin_name}: TensorRT added no layer; its log says why")
-    used[_key(type(called))] = type(called)
-    return [layer.get_output(i) for i in range(called.num_outputs)]
-
-
-def _shown(plugin: PluginBase, dtypes: list[Any], known: list[Any]) -> Any:
-    """What TensorRT sees of a plugin; without TensorRT the plugin itself."""
-    if bindings.trt is None:
-        return plugin
-    from .adapter import Adapter
-
-    return Adapter(plugin, dtypes=dtypes, shapes=known)
-
-
-def _compute(plugin: PluginBase, tensors: Sequence[Any]) -> list[Any]:
-    called, given = plugin.prepare(tensors)
-    arrays, shape_arrays = _split(called, given)
-    inputs = [
-        wrap(array, f"{called.plugin_name}: {called.input_name(i)}")
-        for i, array in enumerate(arrays)
-    ]
-    devices = {tensor.device for tensor in inputs}
-    if len(devices) != 1:
-        raise ValueError(
-            f"{called.plugin_name}: inputs are on {sorted(devices)}, expected one device"
-        )
-    known = inference.Inputs(
-        [tensor.dtype for tensor in inputs],
-        [tensor.shape for tensor in inputs],
-        [[int(value) for value in array] for array in shape_arrays],
-    )
-    symbols = inference.outputs(called, known)
-    check_aliases(called, known, symbols)
-    aliased = called.aliased_outputs
-    for i in aliased.values():
-        if not (is_torch(arrays[i]) or arrays[i].flags.writeable):
-            raise ValueError(
-                f"{called.plugin_name}: {called.input_name(i)} is read-only, expected what may be "
-                "written in place"
-            )
-    made = [
-        arrays[aliased[i]] if i in aliased else _empty(arrays[0], symbol)
-        for i, symbol in enumerate(symbols)
-    ]
-    outputs = [wrap(array, f"output {i}") for i, array in enumerate(made)]
-    n_bytes = called.workspace_size([SymTensor(t.dtype, t.shape) for t in inputs], symbols)
-    space = _empty(arrays[0], SymTensor("uint8", [n_bytes])) if n_bytes else None
-    with _current(arrays[0]) as stream:
-        run_forward(
-            called, inputs, outputs, None if space is None else wrap(space, "workspace"), stream
-        )
-    return made
-
-
-def check_aliases(
-    plugin: PluginBase, known: inference.Inputs, outputs: Sequence[SymTensor]
-) -> None:
-    """Refuses an aliased output that is not like its input."""
-    for output, source in plugin.aliased_outputs.items():
-        if not (0 <= output < len(outputs) and 0 <= source < len(known.shapes)):
-            raise ValueError(
-                f"{plugin.plugin_name}: aliased_outputs is {dict(plugin.aliased_outputs)}, and "
-                f"there are {len(outputs)} outputs and {len(known.shapes)} inputs"
-            )
-        want = (DType((known.dtypes or ())[source]), list(known.shapes[source] or ()))
-        if (outputs[output].dtype, outputs[output].shape) != want:
-            raise ValueError(
-                f"{plugin.plugin_name}: output {output} is {outputs[output]}, expected that of "
-                f"{plugin.input_name(source)}, which it is written into"
-            )
-
-
-def _empty(model: Any, symbol: SymTensor) -> Any:
-    shape = [int(size) for size in symbol.shape]
-    if is_torch(model):
-        return sys.modules["torch"].empty(shape, dtype=symbol.dtype.torch, device=model.device)
-    return sys.modules["numpy"].empty(shape, str(symbol.dtype))
-
-
-@contextlib.contextmanager
-def _current(model: Any) -> Any:
-    """The stream of an eager call: torch's current one, on the tensors' device."""
-    if not is_torch(model) or model.device.type != "cuda":
-        yield 0
-        return
-    torch = sys.modules["torch"]
-    import tvm_ffi
-
-    with torch.cuda.device(model.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", model.device.index or 0), stream):
-            yield stream
-
-
-def run_forward(
-    plugin: PluginBase,
-    inputs: Sequence[TensorWrapper],
-    outputs: Sequence[TensorWrapper],
-    workspace: TensorWrapper | None,
-    stream: int,
-) -> None:
-    """Calls ``forward`` with what its signature takes."""
-    takes = plugin.forward_takes
-    if not takes:
-        plugin.forward(inputs, outputs)  # type: ignore[call-arg]
-        return
-    options = {"workspace": workspace, "stream": stream}
-    plugin.forward(inputs, outputs, **{name: options[name] for name in takes})  # type: ignore[arg-type]
 
 
 # ---- registration -------------------------------------------------------------------------------
@@ -353,6 +203,7 @@ def plugin(
             raise ValueError(
                 f"plugin: {cls.__name__} is {cls.plugin_name} already, and has one name"
             )
+        check_declared(cls, cls.__name__)
         found = tuple(read(cls) if fields is None else fields)
         count, takes = _count_outputs(cls), _forward_takes(cls)
         cls.plugin_name, cls.plugin_version, cls.plugin_namespace = key

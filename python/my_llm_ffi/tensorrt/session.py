@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,13 @@ class TensorInfo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", DType(self.dtype))
-        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        try:
+            shape = tuple(operator.index(size) for size in self.shape)
+        except TypeError:
+            raise TypeError(
+                f"{self.name} has shape {self.shape!r}, expected a tuple of integers"
+            ) from None
+        object.__setattr__(self, "shape", shape)
 
 
 class Session:

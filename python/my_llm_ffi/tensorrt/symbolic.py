@@ -296,11 +296,11 @@ def ceil_div(a: Size, b: Size) -> Size:
 
 def where(condition: Size, a: Size, b: Size) -> Size:
     """``a`` where a comparison holds, else ``b``; ``condition`` is 0 or 1."""
-    return (
-        b + int(condition) * (a - b)
-        if not isinstance(condition, Dim)
-        else (b + condition * (a - b))
-    )
+    if not isinstance(condition, Dim):
+        if not _is_integer(condition) or int(condition) not in (0, 1):
+            raise TypeError(f"where: condition is {condition!r}, expected a comparison of sizes")
+        condition = int(condition)
+    return apply("SUM", b, apply("PROD", condition, apply("SUB", a, b)))
 
 
 def lower(size: Size, builder: Any, operations: Any) -> Any:
