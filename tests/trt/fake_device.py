@@ -20,14 +20,16 @@ STREAM, REFUSED, OUTER = 0x5EED, 13, 0x0DD
 calls: list[tuple[str, list[tuple[str, tuple[int, ...]]], int]] = []
 
 
-def kernel(name: str) -> None:
-    """Fills a slot with what notes its tensors and the stream that is current."""
+def kernel(name: str, error: Exception | None = None) -> None:
+    """Fills a slot with what notes its tensors and the stream that is current, or fails."""
     import tvm_ffi
 
     def noting(*arguments: Any) -> None:
         tensors = [a for a in arguments if isinstance(a, tvm_ffi.Tensor)]
         seen = [(str(t.device), tuple(t.shape)) for t in tensors]
         calls.append((name, seen, current()))
+        if error is not None:
+            raise error
 
     tvm_ffi.register_global_func(f"my_llm_ffi.{name}.cuda", noting)
 
@@ -51,6 +53,8 @@ def main(library: Path, driver_library: Path, fake_path: Path) -> None:
 
     for name in ("rms_norm", "add_rms_norm"):
         kernel(name)
+    # All that are called are filled: none may look for those of a GPU.
+    kernel("silu_mul", NotImplementedError("not on this device"))
     with CppLibrary(library).registered(host=False) as loaded:
         driver = Driver(driver_library)
         norm, add = (driver.create(name, "1", "my_llm_ffi") for name in ("RmsNorm", "AddRmsNorm"))
@@ -78,7 +82,7 @@ def main(library: Path, driver_library: Path, fake_path: Path) -> None:
             assert "weight has shape [3]" in loaded.last_error()
             silu = driver.create("SiluMul", "1", "my_llm_ffi")
             assert silu is not None and silu.enqueue([x, x], [out], stream=STREAM) == -1
-            assert "NotImplementedError: " in loaded.last_error()
+            assert "NotImplementedError: not on this device" in loaded.last_error()
             assert current() == OUTER
     print("all is well")
 
