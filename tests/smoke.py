@@ -20,6 +20,7 @@ NEEDS = {
     "my_llm_ffi.jax": "jax",
     "my_llm_ffi.jax_calls": "jax",
     "my_llm_ffi.mlir": "torch_mlir",
+    "my_llm_ffi.tensorrt.adapter": "tensorrt",
 }
 
 
@@ -150,7 +151,7 @@ def import_everything(llm) -> int:
     for module, needs in NEEDS.items():
         expect(module in names, f"a module {module}")
         if importlib.util.find_spec(needs) is None:
-            names = [name for name in names if name.split(".")[:2] != module.split(".")]
+            names = [name for name in names if not f"{name}.".startswith(f"{module}.")]
     for name in names:
         if not name.endswith("__main__"):
             importlib.import_module(name)
