@@ -55,6 +55,7 @@ class Context:
         return shape[0] <= 8 and len(shape) == len(Engine.TENSORS[name][2])
 
     def infer_shapes(self) -> list[str]:
+        self.known = dict(self.addresses)  # the values of shape tensors are read here
         return []
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -98,6 +99,29 @@ def test_a_run_points_the_context_at_the_tensors(made: Session):
     assert found == {"y": out} and found["y"] is out and made.context.streams == [77]
     everything = {**given, "y": out}
     assert made.context.addresses == {name: t.data_ptr() for name, t in everything.items()}
+
+
+def test_shape_tensors_have_addresses_before_shapes_are_inferred(made: Session):
+    out = {"y": torch.empty(3, 4, dtype=torch.float16)}
+    for given in (inputs(), inputs()):
+        made.run(given, out, 0)
+        assert made.context.known["index"] == given["index"].data_ptr()
+
+
+def test_empty_tensors_have_an_address(made: Session):
+    """TensorRT refuses null, which torch gives for them."""
+    out = {"y": torch.empty(0, 4, dtype=torch.float16)}
+    assert made.run(inputs(0), out, 0) == out and made.context.streams == [0]
+    assert all(made.context.addresses[name] for name in ("x", "index", "y"))
+
+
+def test_an_output_whose_shape_the_data_says_is_refused(
+    made: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Context, "get_tensor_shape", lambda *_: (-1, 4))
+    with pytest.raises(ValueError, match=r"y has shape \[-1, 4\], which only the data says"):
+        made.run(inputs(), None, 0)
+    assert made.context.streams == []
 
 
 def test_outputs_are_allocated_beside_the_inputs(made: Session, monkeypatch: pytest.MonkeyPatch):

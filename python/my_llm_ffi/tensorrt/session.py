@@ -59,6 +59,8 @@ class Session:
         infos = [self._info(name) for name in names]
         self.inputs = [info for info, is_input in zip(infos, inputs) if is_input]
         self.outputs = [info for info, is_input in zip(infos, inputs) if not is_input]
+        self._shape_tensors: dict[str, Any] = {}  # of the newest run: TensorRT reads them later too
+        self._places: dict[Any, Any] = {}  # of empty tensors, by device
 
     def _info(self, name: str) -> TensorInfo:
         engine = self.engine
@@ -104,8 +106,8 @@ class Session:
             inputs: One per input of the engine.
 
         Raises:
-            ValueError: An input is unknown or missing, or its shape is outside of the engine's
-                profile.
+            ValueError: An input is unknown or missing, its shape is outside of the engine's
+                profile, or the shape of an output depends on data.
             TypeError: The engine has another dtype.
         """
         self._check_names([info.name for info in inputs])
@@ -125,7 +127,20 @@ class Session:
         if missing:
             raise ValueError(f"shapes cannot be inferred without {', '.join(missing)}")
         shape_of = self.context.get_tensor_shape
-        return [TensorInfo(o.name, o.dtype, tuple(shape_of(o.name))) for o in self.outputs]
+        found = [TensorInfo(o.name, o.dtype, tuple(shape_of(o.name))) for o in self.outputs]
+        for info in found:
+            if min(info.shape, default=0) < 0:
+                raise ValueError(
+                    f"{info.name} has shape {list(info.shape)}, which only the data says: an "
+                    "engine with such an output is for TensorRT's IOutputAllocator"
+                )
+        return found
+
+    def _address(self, tensor: Any) -> int:
+        """Where a tensor is; TensorRT takes no null, which is where torch has empty ones."""
+        if tensor.numel() == 0:
+            tensor = self._places.setdefault(tensor.device, tensor.new_empty(1))
+        return int(tensor.data_ptr())
 
     def _check_names(self, names: Sequence[str]) -> None:
         expected = [info.name for info in self.inputs]
@@ -171,6 +186,11 @@ class Session:
             self._check_place(name, tensor)
         failures.forget()
         infos = [TensorInfo(name, t.dtype, tuple(t.shape)) for name, t in inputs.items()]
+        # Shapes depend on the values of these: TensorRT asks for their addresses first.
+        shape_tensors = {name: t for name, t in inputs.items() if self._on_host.get(name)}
+        for name, tensor in shape_tensors.items():
+            self.context.set_tensor_address(name, self._address(tensor))
+        self._shape_tensors = shape_tensors
         inferred = self.infer_shapes(infos)
         if outputs is None:
             device = next((t.device for t in inputs.values() if t.is_cuda), "cuda")
@@ -183,7 +203,7 @@ class Session:
             if unknown:
                 raise ValueError(f"the engine has no output {', '.join(sorted(unknown))}")
         for name, tensor in {**inputs, **results}.items():
-            self.context.set_tensor_address(name, tensor.data_ptr())
+            self.context.set_tensor_address(name, self._address(tensor))
         if stream is None:
             stream = torch.cuda.current_stream()
         done = self.context.execute_async_v3(getattr(stream, "cuda_stream", stream))
