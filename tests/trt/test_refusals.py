@@ -99,6 +99,34 @@ def test_inputs_of_a_network_are_its_tensors(registered: Any):
             First()(Network(), given)
 
 
+def test_tensors_without_plain_memory_are_refused(registered: Any):
+    """``forward`` would read them at no address, or read other values."""
+    torch = pytest.importorskip("torch")
+    from torch._subclasses import FakeTensorMode
+
+    freed = torch.ones(2, 3)
+    freed.untyped_storage().resize_(0)
+    with FakeTensorMode():
+        fake = torch.ones(2, 3)
+    wrong = [
+        (freed, ValueError, "is a Tensor that has no memory"),
+        (fake, ValueError, "is a FakeTensor that has no memory"),
+        (torch._neg_view(torch.ones(3)), ValueError, "is negated when it is read"),
+        (torch.eye(3).to_sparse(), TypeError, "is of layout torch.sparse_coo, expected"),
+        (torch.ones(2, device="meta"), TypeError, "is on meta, expected cpu or cuda"),
+        (np.float32(3), TypeError, "is float32, expected a tensor of torch or an array"),
+    ]
+    registered("First")(First)
+    for given, error, said in wrong:
+        with pytest.raises(error, match=f"First: input 0 {said}"):
+            First()(given)
+    with pytest.raises(ValueError, match="First: input 0 is a Tensor that has no memory"):
+        torch.vmap(First())(torch.ones(2, 3))
+    with pytest.raises(TypeError, match="First: 0 inputs given, expected a tensor at least"):
+        First()()
+    assert First()(torch.ones(0, 3)).shape == (0, 3)
+
+
 SHAPE_INPUTS = [
     (NetworkTensor("n", "float32", (1,)), TypeError, "is float32, expected int32 or int64"),
     (NetworkTensor("n", "int32", (-1,)), ValueError, r"has shape \[-1\], expected one dimension"),

@@ -143,6 +143,8 @@ def compute(plugin: PluginBase, tensors: Sequence[Any]) -> list[Any]:
     called, arrays, shape_arrays = _prepare(plugin, tensors)
     name = called.plugin_name
     inputs = [wrap(array, what) for what, array in zip(_names(called, arrays), arrays)]
+    if not inputs:
+        raise TypeError(f"{name}: 0 inputs given, expected a tensor at least")
     devices = {tensor.device for tensor in inputs}
     if len(devices) != 1:
         raise ValueError(f"{name}: inputs are on {sorted(devices)}, expected one device")

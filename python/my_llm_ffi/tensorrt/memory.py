@@ -225,15 +225,29 @@ def wrap(array: Any, name: str) -> TensorWrapper:
         ValueError: It is not contiguous.
     """
     if is_torch(array):
-        if not array.is_contiguous():
-            raise ValueError(f"{name} is not contiguous, expected what .contiguous() gives")
-        kind = {"cpu": CPU, "cuda": CUDA}.get(array.device.type)
-        if kind is None:
-            raise TypeError(f"{name} is on {array.device}, expected cpu or cuda")
-        device = (kind, array.device.index or 0)
-        return TensorWrapper(array.data_ptr(), dtype_of(array, name), array.shape, device)
-    if hasattr(array, "__array_interface__") and hasattr(array, "flags"):
+        return _wrap_torch(array, name)
+    if hasattr(array, "__array_interface__") and hasattr(array, "ctypes"):  # scalars have none
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} is not contiguous, expected numpy.ascontiguousarray of it")
         return TensorWrapper(array.ctypes.data, dtype_of(array, name), array.shape, (CPU, 0))
     raise TypeError(f"{name} is {type(array).__name__}, expected a tensor of torch or an array")
+
+
+def _wrap_torch(tensor: Any, name: str) -> TensorWrapper:
+    if str(tensor.layout) != "torch.strided":
+        raise TypeError(f"{name} is of layout {tensor.layout}, expected torch.strided")
+    kind = {"cpu": CPU, "cuda": CUDA}.get(tensor.device.type)
+    if kind is None:
+        raise TypeError(f"{name} is on {tensor.device}, expected cpu or cuda")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous, expected what .contiguous() gives")
+    if tensor.is_neg():
+        raise ValueError(f"{name} is negated when it is read, expected what .resolve_neg() gives")
+    dtype = dtype_of(tensor, name)
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError:  # of a transform of torch.func
+        address = 0
+    if not address and tensor.numel():
+        raise ValueError(f"{name} is a {type(tensor).__name__} that has no memory, as fake ones")
+    return TensorWrapper(address, dtype, tensor.shape, (kind, tensor.device.index or 0))
