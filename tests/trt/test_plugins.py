@@ -137,6 +137,19 @@ def test_forward_takes_known_options_alone(registered: Any):
         registered("Odd")(Odd)
 
 
+def test_forward_runs_when_it_is_called(registered: Any):
+    class Later(Scale):
+        async def forward(self, inputs, outputs): ...
+
+    class Stepwise(Scale):
+        def forward(self, inputs, outputs):
+            yield
+
+    for cls, kind in ((Later, "coroutine"), (Stepwise, "generator")):
+        with pytest.raises(TypeError, match=rf"{cls.__name__}\.forward is a {kind}, which no call"):
+            registered(cls.__name__)(cls)
+
+
 def test_forward_may_take_options_by_position_too(registered: Any):
     class Plain(Scale):
         def forward(self, inputs, outputs, workspace, stream):
@@ -157,6 +170,42 @@ def test_attributes_are_kept_and_of_their_types(registered: Any):
     registered("Scale")(Scale)
     with pytest.raises(TypeError, match="Scale: factor is 'two', expected a number"):
         Scale(factor="two")(rows(2, 3), rows(2, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["fields", "plugin_name", "forward_takes", "schema_version"])
+def test_an_attribute_hides_nothing_of_the_plugin(registered: Any, name: str):
+    class Hides(Scale):
+        pass
+
+    exec(f"def init(self, {name}: int): self.{name} = {name}", made := {})
+    Hides.__init__ = made["init"]
+    with pytest.raises(TypeError, match=f"{name} is a name that every plugin has already"):
+        registered("Hides")(Hides)
+
+
+def test_attributes_that_are_no_single_number(registered: Any):
+    registered("Scale")(Scale)
+    torch = pytest.importorskip("torch")
+    for several in (np.ones(3), torch.ones(3)):
+        with pytest.raises(TypeError, match=r"Scale: factor is .*, expected a number"):
+            Scale(factor=several)(rows(2, 3), rows(2, 3))
+    assert Scale(factor=np.float32(3)).values()["factor"] == 3.0
+
+
+def test_attributes_are_kept_as_they_are_given(registered: Any):
+    """A copy is made from what is kept: each would be another plugin."""
+
+    class Doubles(Scale):
+        def __init__(self, factor: float = 1.0) -> None:
+            super().__init__(factor * 2)
+
+    registered("Doubles")(Doubles)
+    said = r"Doubles: __init__ makes factor = 4\.0 of 2\.0, expected it kept as it is given"
+    for call in (Doubles().clone, lambda: Doubles()(rows(2, 3), rows(2, 3))):
+        with pytest.raises(ValueError, match=said):
+            call()
+    registered("Scale")(Scale)
+    assert np.isnan(Scale(factor=float("nan")).clone().values()["factor"])
 
 
 def test_clones_share_nothing(registered: Any):

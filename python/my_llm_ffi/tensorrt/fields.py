@@ -8,12 +8,17 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import operator
 import struct
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, TypeVar, Union
 
 SCHEMA_VERSION = "schema_version"
+# What the decorator says of a class, and no field may hide.
+_RESERVED = frozenset(
+    (SCHEMA_VERSION, "fields", "forward_takes", "plugin_name", "plugin_namespace", "plugin_version")
+)
 REQUIRED = object()
 # Name of a PluginFieldType that is written or read -> its format in the module struct.
 FORMATS = {"INT8": "b", "INT32": "i", "INT64": "q", "FLOAT32": "f", "FLOAT64": "d", "CHAR": "b"}
@@ -36,6 +41,7 @@ _PYTHON = {
 }
 _EMPTY_TUPLE = b"()"
 _INT64 = range(-(2**63), 2**63)
+_Number = TypeVar("_Number", int, float)
 
 
 def is_c_string(text: str) -> bool:
@@ -190,14 +196,18 @@ def _checked_bool(value: Any) -> bool | None:
 
 def _checked_int(value: Any) -> int | None:
     wrong = isinstance(value, (bool, float)) or not hasattr(value, "__index__")
-    return None if wrong else int(value.__index__())
+    return None if wrong else _number(operator.index, value)
 
 
 def _checked_float(value: Any) -> float | None:
     wrong = isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__")
+    return None if wrong else _number(float, value)
+
+
+def _number(convert: Callable[[Any], _Number], value: Any) -> _Number | None:
     try:
-        return None if wrong else float(value)
-    except OverflowError:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # arrays of several, say
         return None
 
 
@@ -251,12 +261,12 @@ def _field(cls: type, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
         raise TypeError(f"{where} takes any number of arguments, expected named attributes alone")
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise TypeError(f"{where} is positional only, and a plugin is made from named attributes")
+    if parameter.name in _RESERVED:
+        raise TypeError(f"{where} is a name that every plugin has already")
     if callable(getattr(cls, parameter.name, None)):
         raise TypeError(f"{where} is the name of a method, which the attribute would hide")
     if parameter.name not in hints:
         raise TypeError(f"{where} has no annotation, expected {_ALLOWED}")
-    if parameter.name == SCHEMA_VERSION:
-        raise TypeError(f"{where} is a name that every plugin has already")
     hint, optional = _without_none(hints[parameter.name])
     kind, choices, enum_class = _kind(hint)
     if kind is None:

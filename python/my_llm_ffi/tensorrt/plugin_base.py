@@ -121,8 +121,20 @@ class PluginBase:
         return found
 
     def clone(self) -> PluginBase:
-        """Another one with the same fields, which shares nothing with it."""
-        return type(self)(**self.values())
+        """Another one with the same fields, which shares nothing with it.
+
+        Raises:
+            ValueError: ``__init__`` made other values of them.
+        """
+        values = self.values()
+        made = type(self)(**values)
+        for name, value in made.values().items():
+            if value is not values[name] and value != values[name]:
+                raise ValueError(
+                    f"{self.plugin_name}: __init__ makes {name} = {value!r} of {values[name]!r}, "
+                    "expected it kept as it is given: a copy is made anew from it"
+                )
+        return made
 
     def prepare(self, tensors: Sequence[Any]) -> tuple[PluginBase, list[Any]]:
         """The plugin of one call, and its inputs: where inputs may be left out."""
@@ -287,6 +299,9 @@ def _count_outputs(cls: type[PluginBase]) -> int:
 
 def _forward_takes(cls: type[PluginBase]) -> frozenset[str]:
     """Which options ``forward`` takes."""
+    for kind in ("coroutine", "generator", "asyncgen"):
+        if getattr(inspect, f"is{kind}function")(cls.forward):
+            raise TypeError(f"{cls.__name__}.forward is a {kind}, which no call would run")
     signature = inspect.signature(cls.forward)
     parameters = list(signature.parameters.values())[1:]
     options = {"workspace", "stream"}
