@@ -172,3 +172,15 @@ def test_lookup_refuses_what_it_does_not_take():
         tensorrt.LookUp()(np.zeros(2, "i4"))
     with pytest.raises(IndexError, match="embedding_lookup: "):
         tensorrt.LookUp()(np.full(2, 9, "i4"), table)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_torch_looks_up_what_the_op_does(wide: bool):
+    """No row from the end for a negative index, and tables of no width."""
+    torch = pytest.importorskip("torch")
+    index = torch.tensor([-1, 0])
+    for use_torch in (False, True):
+        lookup = tensorrt.LookUp(use_torch_tensor=use_torch, fp32_output=wide)
+        with pytest.raises(IndexError):
+            lookup(index, torch.ones(3, 2, dtype=torch.float16))
+        assert lookup(index + 1, torch.ones(3, 0, dtype=torch.float16)).shape == (2, 0)

@@ -41,4 +41,4 @@ class LookUp(PluginBase):
         if out.dtype == table.dtype:
             torch.index_select(table, 0, index, out=out)
         else:
-            out.copy_(table[index.long()])
+            out.copy_(torch.index_select(table, 0, index))

@@ -60,11 +60,11 @@ class LookUp(PluginBase):
             _lookup(table, index, outputs[0].tensor, None, False, None)
             return
         at, rows, out = (convert_to_torch_tensor(t) for t in (*inputs, *outputs))
+        at, out = at.reshape(-1), out.view(at.numel(), rows.shape[1])
         if out.dtype == rows.dtype:
-            rows_out = out.view(-1, rows.shape[1])
-            _torch().index_select(rows, 0, at.reshape(-1), out=rows_out)
+            _torch().index_select(rows, 0, at, out=out)
         else:
-            out.copy_(rows[at.long()])
+            out.copy_(_torch().index_select(rows, 0, at))
 
 
 def _torch() -> Any:
