@@ -110,4 +110,9 @@ def test_nothing_is_saved_without_an_engine(tmp_path: Path):
         save_engine(tmp_path / "x", None)
     with pytest.raises(TypeError, match="is no registered plugin"):
         save_engine(tmp_path / "x", b"engine", plugins=[PluginBase])
+    unregistered = type("Sub", (RmsNorm,), {})  # it would stand there as RmsNorm
+    with pytest.raises(TypeError, match=r"Sub.* is no registered plugin"):
+        save_engine(tmp_path / "x", b"engine", plugins=[unregistered])
+    with pytest.raises(TypeError, match="check_manifest: engine is str, expected a serialized"):
+        tensorrt.check_manifest(tmp_path / "x", "engine")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -91,7 +91,7 @@ def _listed(plugins: Any) -> Iterable[Any]:
 
 def _class(plugin: PluginBase | type[PluginBase]) -> type[PluginBase]:
     cls = plugin if isinstance(plugin, type) else type(plugin)
-    if not issubclass(cls, PluginBase) or not cls.plugin_name:
+    if not issubclass(cls, PluginBase) or "plugin_name" not in vars(cls) or cls is PluginBase:
         raise TypeError(f"save_engine: {plugin!r} is no registered plugin")
     return cls
 
@@ -136,11 +136,13 @@ def check_manifest(path: str | Path, engine: bytes) -> None:
         engine: The engine's bytes.
 
     Raises:
+        TypeError: The engine is none.
         LookupError: A plugin is not registered; says what to import.
         ValueError: The manifest is none, or belongs to another engine.
     """
+    data = engine_bytes("check_manifest", engine)
     content = _read(Path(path))
-    if content["engine_sha256"] != hashlib.sha256(engine).hexdigest():
+    if content["engine_sha256"] != hashlib.sha256(data).hexdigest():
         raise ValueError(f"{path} belongs to another engine: size or content differ")
     missing = [row for row in content["plugins"] if not _is_there(row)]
     if missing:
