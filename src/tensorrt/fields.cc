@@ -171,6 +171,9 @@ std::vector<ffi::Any> ReadFields(const Declaration& plugin, const PluginFieldCol
   std::vector<std::optional<ffi::Any>> found(specs.size());
   bool schema_seen = false;
   const int32_t count = given == nullptr ? 0 : given->nbFields;
+  if (count > 0 && given->fields == nullptr)
+    TVM_FFI_THROW(ValueError) << plugin.name << ": " << count
+                              << " fields are given, and none is there";
   for (int32_t i = 0; i < count; ++i) {
     const PluginField& field = given->fields[i];
     const std::string_view name = field.name == nullptr ? "" : field.name;

@@ -192,6 +192,34 @@ void TestRefusals(void* registry, std::vector<Field> fields) {
                      "use_torch_tensor, fp32_output") != nullptr);
 }
 
+/// What no writer of fields means, and a wrong program may give.
+void TestFieldsWithoutData(nvinfer1::IPluginRegistry& registry) {
+  using nvinfer1::PluginField;
+  using nvinfer1::PluginFieldType;
+  auto* creator =
+      static_cast<nvinfer1::IPluginCreatorV3One*>(registry.getCreator("Rope", "1", "my_llm_ffi"));
+  const auto create = [creator](const nvinfer1::PluginFieldCollection* fields) {
+    return creator->createPlugin("", fields, nvinfer1::TensorRTPhase::kBUILD);
+  };
+  const PluginField wrong[] = {{"base", nullptr, PluginFieldType::kFLOAT64, 1},
+                               {"scaling", nullptr, PluginFieldType::kCHAR, 4},
+                               {"scaling", "none", PluginFieldType::kCHAR, -1}};
+  for (const PluginField& field : wrong) {
+    const nvinfer1::PluginFieldCollection one{1, &field};
+    EXPECT(create(&one) == nullptr && std::strstr(last_error(), " has no data") != nullptr);
+  }
+  const PluginField nameless{nullptr, "none", PluginFieldType::kCHAR, 4};
+  const nvinfer1::PluginFieldCollection one{1, &nameless}, missing{2, nullptr}, less{-1, nullptr};
+  EXPECT(create(&one) == nullptr && std::strstr(last_error(), "no field \"\"") != nullptr);
+  EXPECT(create(&missing) == nullptr);
+  EXPECT(std::strstr(last_error(), "Rope: 2 fields are given, and none is there") != nullptr);
+  for (const nvinfer1::PluginFieldCollection* none : {&less, decltype(&less){nullptr}}) {
+    nvinfer1::IPluginV3* plugin = create(none);
+    EXPECT(plugin != nullptr);
+    delete plugin;
+  }
+}
+
 /// Contexts of one plugin, each in a thread, and the plugin itself in all of them.
 void TestThreads(void* registry, const std::vector<Field>& fields) {
   void* plugin = Create(registry, "LookUp", fields);
@@ -251,6 +279,7 @@ int main(int count, char** arguments) {
   TestAliased(registry);
   TestNothingIsAllocated(registry, fields);
   TestRefusals(registry, fields);
+  TestFieldsWithoutData(*registry);
   TestThreads(registry, fields);
   void* plugin = Create(registry, "LookUp", fields);
   registry->deregisterLibrary(loaded);
