@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from my_llm_ffi.tensorrt import (
     RmsNorm,
     SymTensor,
     TensorInfo,
+    bindings,
     failures,
     op_plugin,
     raise_stored,
@@ -211,6 +214,13 @@ def test_messages_name_what_is_wrong():
         TensorInfo("n", "float32", 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="op_plugin: op_name is 5, expected a string"):
         op_plugin(5)  # type: ignore[arg-type]
+
+
+def test_a_tensorrt_that_is_too_old_is_none(monkeypatch: pytest.MonkeyPatch):
+    """Version 10.0 has IPluginV3; what plugins stand on came with 10.3."""
+    monkeypatch.setitem(sys.modules, "tensorrt", types.SimpleNamespace(IPluginV3=object))
+    module, why = bindings._load()
+    assert module is None and "has no IPluginV3OneBuildV2" in why
 
 
 def test_saving_takes_a_list_of_plugins(tmp_path: Any):

@@ -12,8 +12,9 @@ def _load() -> tuple[Any, str]:
         module = importlib.import_module("tensorrt")
     except ImportError as error:
         return None, str(error)
-    if not hasattr(module, "IPluginV3"):  # a folder of that name on the path, or TensorRT 9
-        return None, f"{getattr(module, '__file__', None) or module} has no IPluginV3"
+    # A folder of that name on the path, or TensorRT before 10.3.
+    if not hasattr(module, "IPluginV3OneBuildV2"):
+        return None, f"{getattr(module, '__file__', None) or module} has no IPluginV3OneBuildV2"
     return module, ""
 
 
