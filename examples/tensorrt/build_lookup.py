@@ -61,7 +61,8 @@ def build(package: str, dtype: str, fp32_output: bool) -> Any:
     plugins = importlib.import_module(package)
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    network = builder.create_network()
+    # A flag of TensorRT 10: since 11 all networks are so.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     index = network.add_input("index", trt.int32, (-1,))
     table = network.add_input("table", DType(dtype).tensorrt, (ROWS, WIDTH))
     out = plugins.LookUp(fp32_output=fp32_output)(network, index, table)
