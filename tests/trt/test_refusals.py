@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trt.fakes import Network, NetworkTensor
+from trt.fakes import Builder, Expression, Network, NetworkTensor, Operations
 
 from my_llm_ffi.tensorrt import (
     PluginBase,
@@ -18,6 +18,7 @@ from my_llm_ffi.tensorrt import (
     TensorInfo,
     bindings,
     failures,
+    inference,
     op_plugin,
     raise_stored,
     save_engine,
@@ -25,6 +26,7 @@ from my_llm_ffi.tensorrt import (
 )
 from my_llm_ffi.tensorrt.execution import Execution
 from my_llm_ffi.tensorrt.memory import host_memory
+from my_llm_ffi.tensorrt.symbolic import lower
 
 
 class First(PluginBase):
@@ -178,6 +180,42 @@ def test_aliases_are_looked_at_when_a_layer_is_added(registered: Any):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "size", "error", "said"),
+    [
+        ("uint8", 3, TypeError, "output 0 would be uint8, which no plugin gives"),
+        ("float32", -1, ValueError, r"output 0 would have shape \[-1\]"),
+        ("float32", 2**63, ValueError, r"output 0 would have shape \[9223372036854775808\]"),
+    ],
+)
+def test_outputs_are_what_plugins_give(
+    registered: Any, dtype: str, size: int, error: type[Exception], said: str
+):
+    class Gives(First):
+        def shape_dtype_inference(self, inputs) -> SymTensor:
+            return SymTensor(dtype, [size])
+
+    registered("Gives")(Gives)
+    for call in (lambda: Gives()(Network(), x(-1, 3)), lambda: Gives()(np.zeros(3, np.float32))):
+        with pytest.raises(error, match=f"Gives: {said}"):
+            call()
+
+
+def test_inputs_of_one_name_are_told_apart(registered: Any):
+    class Grown(First):
+        def input_name(self, index: int) -> str:
+            return "tensor"
+
+        def shape_dtype_inference(self, inputs) -> SymTensor:
+            first, second = (tensor.shape[0] for tensor in inputs)
+            return SymTensor("float32", [second - first])
+
+    registered("Grown")(Grown)
+    shapes = [[Expression("name", (name,))] for name in "ab"]
+    ((grown,),) = inference.output_shapes(Grown(), inference.Inputs(["float32"] * 2, shapes))
+    assert lower(grown, Builder(), Operations()).value({"a": 3, "b": 7}) == 4
+
+
+@pytest.mark.parametrize(
     ("given", "error", "said"),
     [
         (-1, ValueError, "workspace_size is -1, expected 0 or more"),
@@ -205,7 +243,7 @@ def test_messages_name_what_is_wrong():
     for condition in (5, "x", 0.5, None):
         with pytest.raises(TypeError, match=r"where: condition is .*, expected a comparison"):
             where(condition, 1, 2)  # type: ignore[arg-type]
-    assert [where(True, 1, 2), where(0, 1, 2)] == [1, 2]
+    assert [where(True, 1, 2), where(0, 1, 2), where(np.int64(5) < 3, 1, 2)] == [1, 2, 2]
     with pytest.raises(TypeError, match="'a' is str, expected a size"):
         where(1, "a", 2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"n has shape \(1\.5,\), expected a tuple of integers"):

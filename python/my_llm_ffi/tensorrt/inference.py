@@ -19,6 +19,7 @@ from .symbolic import MAX_RANK, Dim, Size, SymTensor, Trace, Undecidable, explor
 if TYPE_CHECKING:
     from .plugin_base import PluginBase
 
+_SIZES = range(2**63)
 _MAX_DTYPES = 5_000  # combinations that are tried where none is known
 
 
@@ -107,17 +108,9 @@ def _shapes(plugin: PluginBase, inputs: Inputs, trace: Trace) -> _Shapes:
 
 
 def outputs(plugin: PluginBase, inputs: Inputs) -> list[SymTensor]:
-    """Dtypes and shapes of the outputs, where all sizes are numbers.
-
-    Raises:
-        ValueError: A size would be negative.
-    """
+    """Dtypes and shapes of the outputs, where all sizes are numbers."""
     known = dataclasses.replace(inputs, dtypes=check_dtypes(plugin, inputs.dtypes or ()))
-    found = _ask(plugin, known, Trace())
-    for i, tensor in enumerate(found):
-        if any(int(size) < 0 for size in tensor.shape):
-            raise ValueError(f"{plugin.plugin_name}: output {i} would have shape {tensor.shape}")
-    return found
+    return _ask(plugin, known, Trace())
 
 
 def workspace_bytes(
@@ -160,32 +153,43 @@ def _ask(plugin: PluginBase, inputs: Inputs, trace: Trace) -> list[SymTensor]:
         raise TypeError(
             f"{plugin.plugin_name}: {len(inputs.shapes)} inputs given, expected {len(plugin.ranks)}"
         )
+    names = [plugin.input_name(i) for i in range(len(inputs.shapes))]
     for i, (dtype, shape) in enumerate(zip(inputs.dtypes or (), inputs.shapes)):
         rank = plugin.ranks[i] if shape is None and plugin.ranks is not None else None
         known = shape if rank is None else [None] * rank
-        symbols.append(SymTensor(dtype, sizes(plugin.input_name(i), known, trace)))
+        # Sizes are told apart by their names, and a plugin may call its inputs as it likes.
+        name = names[i] if names.count(names[i]) == 1 else f"{names[i]} ({i})"
+        symbols.append(SymTensor(dtype, sizes(name, known, trace)))
     arguments: list[Any] = [symbols]
     if plugin.shape_inputs:
         names = [f"shape input {i}" for i in range(plugin.shape_inputs)]
         arguments.append([_values(n, v, trace) for n, v in zip(names, inputs.values)])
     found = plugin.shape_dtype_inference(*arguments)
     listed = list(found) if isinstance(found, (tuple, list)) else [found]
-    for tensor in listed:
-        if not isinstance(tensor, SymTensor):
-            raise TypeError(
-                f"{plugin.plugin_name}: shape_dtype_inference returned {type(tensor).__name__}, "
-                "expected SymTensor, or a tuple of them"
-            )
-        if tensor.ndim > MAX_RANK:
-            raise ValueError(
-                f"{plugin.plugin_name}: an output has {tensor.ndim} dimensions, at most {MAX_RANK}"
-            )
+    for i, tensor in enumerate(listed):
+        _check_output(plugin.plugin_name, i, tensor)
     if len(listed) != plugin.num_outputs:
         raise ValueError(
             f"{plugin.plugin_name}: shape_dtype_inference returned {len(listed)} outputs, its "
             f"annotation or num_outputs says {plugin.num_outputs}"
         )
     return listed
+
+
+def _check_output(plugin: str, index: int, tensor: Any) -> None:
+    """Refuses what no output of a plugin can be."""
+    if not isinstance(tensor, SymTensor):
+        raise TypeError(
+            f"{plugin}: shape_dtype_inference returned {type(tensor).__name__}, expected "
+            "SymTensor, or a tuple of them"
+        )
+    if tensor.dtype not in TENSOR_DTYPES:
+        raise TypeError(f"{plugin}: output {index} would be {tensor.dtype}, which no plugin gives")
+    shape = tensor.shape
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"{plugin}: an output has {len(shape)} dimensions, at most {MAX_RANK}")
+    if any(not isinstance(size, Dim) and int(size) not in _SIZES for size in shape):
+        raise ValueError(f"{plugin}: output {index} would have shape {shape}")
 
 
 class _Unknown(list):  # type: ignore[type-arg]

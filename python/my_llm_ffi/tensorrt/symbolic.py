@@ -297,7 +297,8 @@ def ceil_div(a: Size, b: Size) -> Size:
 def where(condition: Size, a: Size, b: Size) -> Size:
     """``a`` where a comparison holds, else ``b``; ``condition`` is 0 or 1."""
     if not isinstance(condition, Dim):
-        if not _is_integer(condition) or int(condition) not in (0, 1):
+        is_bool = type(condition).__name__ in ("bool", "bool_")  # NumPy's are no integers
+        if not (is_bool or _is_integer(condition)) or int(condition) not in (0, 1):
             raise TypeError(f"where: condition is {condition!r}, expected a comparison of sizes")
         condition = int(condition)
     return apply("SUM", b, apply("PROD", condition, apply("SUB", a, b)))
