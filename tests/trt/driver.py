@@ -73,6 +73,12 @@ def build_program(folder: Path, *, sanitize: str = "") -> Path:
     return _compile(folder, "program", ["driver.cc", "program.cc"], options)
 
 
+def build_runner(folder: Path) -> Path:
+    """Compiles the example that runs an engine from C++."""
+    source = HERE.parents[1] / "examples" / "tensorrt" / "run_lookup.cc"
+    return _compile(folder, "run_lookup", [str(source)], ["-Wall", "-Wextra", "-Werror"])
+
+
 class _Tensors(ctypes.Structure):
     _fields_ = (
         ("count", ctypes.c_int32),

@@ -6,15 +6,18 @@ python -m pytest tests/trt/test_tier3.py
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from trt import cpp_library
+from trt import driver as drive
 
 from my_llm_ffi import tensorrt as plugins
 
+CAPTURED: Any = {"capture_output": True, "text": True}
 EXAMPLES = Path(__file__).parents[2] / "examples" / "tensorrt"
 
 
@@ -37,7 +40,7 @@ def lacking() -> str | None:
 
 def example(name: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / name), *options]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=dict(os.environ))
+    return subprocess.run(command, cwd=cwd, **CAPTURED)
 
 
 @pytest.mark.parametrize("name", ["build_lookup.py", "run_lookup.py"])
@@ -59,7 +62,7 @@ def test_the_examples_look_for_the_builder_and_for_what_a_plugin_imports(tmp_pat
         "print(build_lookup.missing()); print(build_lookup.missing('triton_lookup'))"
     )
     command = [sys.executable, "-c", code, str(EXAMPLES)]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = subprocess.run(command, cwd=tmp_path, check=True, **CAPTURED)
     builder, triton = found.stdout.splitlines()
     assert "no builder" in builder and triton.startswith("what triton_lookup imports")
 
@@ -86,29 +89,25 @@ def test_an_engine_is_built_and_runs_in_a_fresh_process(
     assert ran.stdout.count("equal to torch's") == 4
 
 
-def test_an_engine_with_python_plugins_runs_with_cpp_ones(machine: None, tmp_path: Path):
-    """The fields are the same: the library's creators take over, with Python's out of the way."""
-    library = os.environ.get("MY_LLM_FFI_TENSORRT_LIBRARY")
-    if library is None:
-        pytest.skip("MY_LLM_FFI_TENSORRT_LIBRARY does not name libmy_llm_ffi_tensorrt.so")
-    assert example("build_lookup.py", "--dtype", "float16", cwd=tmp_path).returncode == 0
-    code = f"""
-import tensorrt as trt, torch
-trt.get_plugin_registry().load_library({library!r})
-engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(
-    open("lookup.engine", "rb").read())
-context = engine.create_execution_context()
-table = torch.randn(1000, 128, device="cuda").half()
-index = torch.arange(20, dtype=torch.int32, device="cuda")
-out = torch.empty(20, 128, device="cuda").half()
-context.set_input_shape("index", (20,))
-for name, tensor in (("index", index), ("table", table), ("out", out)):
-    context.set_tensor_address(name, tensor.data_ptr())
-assert context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
-torch.cuda.synchronize()
-assert torch.equal(out, table[:20])
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+def test_an_engine_with_python_plugins_runs_from_cpp(machine: None, tmp_path: Path):
+    """The fields are the same: a program without Python loads it with the library's creators."""
+    reason = cpp_library.lacking()
+    if reason is not None:
+        pytest.skip(reason)
+    library, runner = cpp_library.build(tmp_path / "library"), drive.build_runner(tmp_path)
+    assert example("build_lookup.py", "--dtype", "float32", cwd=tmp_path).returncode == 0
+    found = subprocess.run([runner, library, "lookup.engine"], cwd=tmp_path, **CAPTURED)
     assert found.returncode == 0, found.stderr
+    assert found.stdout.count("equal to the table's") == 4
+
+
+def test_the_cpp_example_says_what_it_needs(tmp_path: Path):
+    if lacking() is None:
+        pytest.skip("everything is here")
+    if drive.headers() is None:
+        pytest.skip("TENSORRT_INCLUDE_DIR names no folder with NvInferRuntime.h")
+    runner = drive.build_runner(tmp_path)
+    found = subprocess.run([runner, "none.so", "none.engine"], **CAPTURED)
+    assert found.returncode == 1 and len(found.stderr.splitlines()) == 1, found.stderr
+    assert found.stderr.startswith("run_lookup.cc needs ")
+    assert subprocess.run([runner], **CAPTURED).returncode == 2
