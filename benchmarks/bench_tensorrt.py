@@ -3,8 +3,9 @@
     python tests/trt/install.py ENV
     TENSORRT_INCLUDE_DIR=... ENV/bin/python benchmarks/bench_tensorrt.py
 
-On the host: tensors of a few elements, so that the call is all there is. The Python plugin stands
-above the op called from Python, the C++ plugin above the op called in C. The library of the C++
+On the host, and on a GPU where torch has one: tensors of a few elements, so that the call is all
+there is. The Python plugin stands above the op called from Python, the C++ plugin above the op
+called in C. The library of the C++
 plugin is built with cmake, or named by MY_LLM_FFI_TENSORRT_LIBRARY. Says "not run" where the Python
 module tensorrt or NVIDIA's headers are missing.
 """
@@ -25,22 +26,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 PYTHON_US, CPP_US = 15.0, 2.0  # asked for, above the bare op
-CALLS, ROUNDS = 2000, 15
+# Calls of a turn: fewer on a GPU, than a stream's queue takes without waiting.
+CALLS, ROUNDS = {"cpu": 2000, "cuda": 500}, 15
 
 
-def per_call_us(run: Callable[[int], Any]) -> float:
+def per_call_us(run: Callable[[int], Any], device: str) -> float:
     """Microseconds of one of many calls."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
     start = time.perf_counter_ns()
-    run(CALLS)
-    return (time.perf_counter_ns() - start) / CALLS / 1e3
+    run(CALLS[device])
+    return (time.perf_counter_ns() - start) / CALLS[device] / 1e3
 
 
-def measure(runs: dict[str, Callable[[int], Any]]) -> dict[str, float]:
+def measure(runs: dict[str, Callable[[int], Any]], device: str) -> dict[str, float]:
     """Medians, in turns."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            samples[name].append(per_call_us(run))
+            samples[name].append(per_call_us(run, device))
     return {name: statistics.median(found) for name, found in samples.items()}
 
 
@@ -89,7 +95,10 @@ def enqueued(driver: Any, tensors: list[Any]) -> Callable[[int], Any]:
     plugin = driver.create("RmsNorm", "1", "my_llm_ffi").attach()
     if plugin.shape_change(described[:2], described[2:]) != 0:
         raise SystemExit("the plugin refused the shapes")
-    run: Callable[[int], Any] = plugin.enqueue(tensors[:2], tensors[2:], prepared=True)
+    stream = torch.cuda.current_stream().cuda_stream if tensors[0].is_cuda else 0
+    run: Callable[[int], Any] = plugin.enqueue(
+        tensors[:2], tensors[2:], stream=stream, prepared=True
+    )
     tensors[2].zero_()
     run(1)
     want = torch.nn.functional.rms_norm(tensors[0], (tensors[0].shape[1],), tensors[1], 1e-6)
@@ -98,9 +107,12 @@ def enqueued(driver: Any, tensors: list[Any]) -> Callable[[int], Any]:
     return run
 
 
-def table(found: dict[str, float]) -> str:
+def table(found: dict[str, float], device: str) -> str:
     """Each plugin above the op that is called from its language."""
-    lines = ["| rms_norm [1, 8], host | us | above the bare op | asked | met |", "|--|--|--|--|--|"]
+    lines = [
+        f"| rms_norm [1, 8], {device} | us | above the bare op | asked | met |",
+        "|--|--|--|--|--|",
+    ]
     compared = {
         "Python plugin": ("op, from Python", PYTHON_US),
         "C++ plugin": ("op, from C", CPP_US),
@@ -128,20 +140,34 @@ def main() -> str | None:
     import torch
     from trt import cpp_library
 
-    tensors = [torch.randn(1, 8), torch.randn(8), torch.empty(1, 8)]
     lacking = cpp_library.lacking()
-    with tempfile.TemporaryDirectory() as folder, plugins.host_memory():
+    with tempfile.TemporaryDirectory() as folder:
         driver = drive.Driver(drive.build(Path(folder)))
+        library = None
+        if lacking is None:
+            library = cpp_library.CppLibrary(cpp_library.build(Path(folder, "library")))
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            print(table(compare(driver, library, device), device))
+    return None if lacking is None else f"C++ plugin: not run, {lacking}"
+
+
+def compare(driver: Any, library: Any, device: str) -> dict[str, float]:
+    """Medians of the op and its plugins on a device, in microseconds."""
+    import torch
+
+    from my_llm_ffi.tensorrt import host_memory
+
+    on_host = device == "cpu"
+    shapes = ((1, 8), (8,), (1, 8))
+    tensors = [torch.randn(shape, device=device) for shape in shapes]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(host_memory() if on_host else contextlib.nullcontext())
         runs = {"op, from Python": bare(tensors), "Python plugin": enqueued(driver, tensors)}
         runs["op, from C"] = bare_in_c(driver, tensors)
-        with contextlib.ExitStack() as stack:
-            if lacking is None:
-                library = cpp_library.CppLibrary(cpp_library.build(Path(folder, "library")))
-                stack.enter_context(library.registered())
-                runs["C++ plugin"] = enqueued(driver, tensors)
-            found = measure(runs)
-    print(table(found))
-    return None if lacking is None else f"C++ plugin: not run, {lacking}"
+        if library is not None:
+            stack.enter_context(library.registered(host=on_host))
+            runs["C++ plugin"] = enqueued(driver, tensors)
+        return measure(runs, device)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ def test_what_is_no_plugin_is_not_registered():
             plugin("X", **wrong)
     with pytest.raises(KeyError, match="Scale"):
         unregister(Scale)
+    gone = plugin("Gone", namespace="tests")(type("Gone", (Scale,), {}))
+    unregister(gone)
+    x = NetworkTensor("x", "float32", (4, 8))
+    with pytest.raises(TypeError, match="Gone is not registered"):
+        gone()(Network(), x, x)
     with pytest.raises(TypeError, match="Scale is not registered"):
         Scale()(rows(2, 3), rows(2, 3))
 

@@ -104,6 +104,7 @@ def test_inputs_of_a_network_are_its_tensors(registered: Any):
             First()(Network(), given)
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_tensors_without_plain_memory_are_refused(registered: Any):
     """``forward`` would read them at no address, or read other values."""
     torch = pytest.importorskip("torch")

@@ -30,7 +30,8 @@ class LookUp(PluginBase):
         """Takes the attributes, which become fields of the engine.
 
         Args:
-            use_torch_tensor: Compute by torch instead of Triton.
+            use_torch_tensor: Compute by torch instead of Triton; it refuses an index outside of the
+                table, where Triton's kernel gives zeros.
             fp32_output: Give float32, whatever the table holds.
         """
         self.use_torch_tensor = use_torch_tensor
@@ -47,7 +48,7 @@ class LookUp(PluginBase):
         index, table, out = (*inputs, *outputs)
         if self.use_torch_tensor:
             rows, where, result = map(convert_to_torch_tensor, (table, index, out))
-            result.copy_(rows[where.long()])
+            result.copy_(rows.index_select(0, where))
             return
         n, (n_rows, width) = index.shape[0], table.shape
         if n and width:

@@ -46,7 +46,7 @@ class Execution:
         self._on_host = place[0] != CUDA
         self._device = tvm_ffi.device("cpu" if self._on_host else "cuda", place[1])
         self._place = place
-        self._streams: dict[int, Any] = {}
+        self._stream: tuple[int, Any] | None = None  # the last one, and torch's object of it
         self._inputs = [_wrapper(desc, place) for desc in inputs]
         self._outputs = [_wrapper(desc, place) for desc in outputs]
         self._check()
@@ -115,7 +115,7 @@ class Execution:
         torch = sys.modules.get("torch") if self._plugin.uses_torch else None
         if torch is None:
             return _NOTHING
-        if stream not in self._streams:
+        if self._stream is None or self._stream[0] != stream:
             device = torch.device("cuda", self._place[1])
-            self._streams[stream] = torch.cuda.ExternalStream(stream, device=device)
-        return torch.cuda.stream(self._streams[stream])
+            self._stream = stream, torch.cuda.ExternalStream(stream, device=device)
+        return torch.cuda.stream(self._stream[1])

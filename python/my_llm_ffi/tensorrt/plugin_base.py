@@ -154,7 +154,8 @@ class PluginBase:
             TypeError: A dtype or a number of inputs is wrong.
             ValueError: Shapes do not fit.
         """
-        if "plugin_name" not in vars(type(self)):  # that of a base class is the base's
+        # A class without a name has its base's; one that was unregistered is in no registry.
+        if registry.get(_key(type(self))) is not type(self):
             raise TypeError(f"{type(self).__name__} is not registered, expected @plugin(name)")
         if arguments and hasattr(arguments[0], "add_plugin_v3"):
             found = add_layer(self, arguments[0], arguments[1:])
