@@ -1,4 +1,4 @@
-"""What one execution gives to a plugin's forward, beyond its tensors."""
+"""What one execution gives to a plugin's forward beyond its tensors, and what inference knows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import tvm_ffi
-from trt.fakes import Network, NetworkTensor
+from trt.fakes import Expression, Network, NetworkTensor
 
-from my_llm_ffi.tensorrt import PluginBase, SymTensor, execution, failures, has_tensorrt
+from my_llm_ffi.tensorrt import PluginBase, SymTensor, execution, failures, has_tensorrt, inference
 from my_llm_ffi.tensorrt.memory import CUDA
 
 DEVICE, STREAM, OUTER = 3, 0x5EED, 0x0DD
@@ -80,3 +80,16 @@ def test_a_workspace_is_for_the_largest_sizes(registered: Any):
     registered("Asks")(Asks)
     dynamic = types.SimpleNamespace(desc=types.SimpleNamespace(type="float32"), min=(1,), max=(8,))
     assert Adapter(Asks()).get_workspace_size([dynamic], [dynamic]) == 40
+
+
+def test_shapes_without_dtypes_are_those_of_a_dtype_that_the_plugin_takes(registered: Any):
+    class Picky(PluginBase):
+        def shape_dtype_inference(self, inputs) -> SymTensor:
+            if inputs[0].dtype != "int64":
+                raise ValueError(f"Picky: x is {inputs[0].dtype}, expected int64")
+            return SymTensor("int8", [inputs[0].shape[0], 7])
+
+    registered("Picky")(Picky)
+    size = Expression("name", ("n",))
+    shape = inference.output_shapes(Picky(), inference.Inputs(None, [[size]]))[0]
+    assert shape[0].leaf is size and shape[1] == 7

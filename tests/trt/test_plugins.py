@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm_ffi
 from trt.fakes import Builder, Expression, Network, NetworkTensor, Operations, plugin_of
 
 from my_llm_ffi.tensorrt import (
@@ -427,11 +428,11 @@ def test_a_wrapper_shares_memory_with_torch(dtype: str, shape: tuple[int, ...]):
 def test_what_was_taken_from_a_wrapper_stays_where_it_was():
     first, second = rows(4), rows(4) + 10
     wrapper = TensorWrapper(first.ctypes.data, "float32", [4], (1, 0))
-    kept = np.from_dlpack(wrapper)
+    kept, taken = np.from_dlpack(wrapper), tvm_ffi.from_dlpack(wrapper)
     assert wrapper.tensor.data_ptr() == first.ctypes.data
     wrapper.point(second.ctypes.data)
     assert wrapper.tensor.data_ptr() == second.ctypes.data == wrapper.data_ptr()
-    assert kept.tolist() == first.tolist()
+    assert kept.tolist() == first.tolist() and taken.data_ptr() == first.ctypes.data
     assert np.from_dlpack(wrapper).tolist() == second.tolist()
     assert repr(wrapper) == "TensorWrapper(float32, [4], cpu)"
 

@@ -101,6 +101,24 @@ def test_a_run_points_the_context_at_the_tensors(made: Session):
     assert made.context.addresses == {name: t.data_ptr() for name, t in everything.items()}
 
 
+def test_a_failure_of_before_is_none_of_this_run(made: Session):
+    failures.store(KeyError("before"))
+    made.infer_shapes(infos(**inputs()))
+    failures.store(KeyError("before"))
+    made.run(inputs(), {"y": torch.empty(3, 4, dtype=torch.float16)}, 0)
+
+
+def test_an_error_of_inference_comes_out(made: Session, monkeypatch: pytest.MonkeyPatch):
+    error = KeyError("inferred")
+    monkeypatch.setattr(made.context, "infer_shapes", lambda: failures.store(error) or ["y"])
+    with pytest.raises(KeyError) as caught:
+        made.infer_shapes(infos(**inputs()))
+    assert caught.value is error
+    monkeypatch.setattr(made.context, "infer_shapes", lambda: ["index"])
+    with pytest.raises(ValueError, match="cannot be inferred without index"):
+        made.infer_shapes(infos(**inputs()))
+
+
 def test_shape_tensors_have_addresses_before_shapes_are_inferred(made: Session):
     out = {"y": torch.empty(3, 4, dtype=torch.float16)}
     for given in (inputs(), inputs()):

@@ -187,9 +187,7 @@ class TensorWrapper:
         return self.numel() * self.dtype.itemsize
 
     def __dlpack__(self, **options: Any) -> Any:
-        # A tensor of its own: what takes it may keep it after the next `point`.
-        tensor = _make_tensor(self._pointer, self.dtype, self.shape, self._device)
-        return tensor.__dlpack__(**options)
+        return self.tensor.__dlpack__(**options)  # with a description of its own
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device

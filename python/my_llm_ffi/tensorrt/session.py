@@ -110,6 +110,7 @@ class Session:
                 profile, or the shape of an output depends on data.
             TypeError: The engine has another dtype.
         """
+        failures.forget()
         self._check_names([info.name for info in inputs])
         wanted = {info.name: info for info in self.inputs}
         for info in inputs:
@@ -184,7 +185,6 @@ class Session:
             if not is_torch(tensor) or not tensor.is_contiguous():
                 raise ValueError(f"{name} is expected to be a contiguous torch tensor")
             self._check_place(name, tensor)
-        failures.forget()
         infos = [TensorInfo(name, t.dtype, tuple(t.shape)) for name, t in inputs.items()]
         # Shapes depend on the values of these: TensorRT asks for their addresses first.
         shape_tensors = {name: t for name, t in inputs.items() if self._on_host.get(name)}
