@@ -54,7 +54,7 @@ MLF_HOST_DEVICE constexpr int RowStride(int bytes) { return (WordsOf(bytes) | 1)
 // ---- a few tokens of a block format -------------------------------------------------------------
 
 // Up to this many tokens the weights are read once for every kFewAtOnce tokens; above it tiles of
-// kTileTokens pay. By arithmetic, not measured: a pass takes the time of the weights' bytes, a tile
+// tokens pay. By arithmetic, not measured: a pass takes the time of the weights' bytes, a tile
 // that of 128 tokens, on a quarter of the multiprocessors where rows are 4096.
 inline constexpr int64_t kFewTokens = 32;
 inline constexpr int kFewAtOnce = 8;
@@ -115,10 +115,32 @@ constexpr int64_t FewBlocks(int64_t rows, int64_t shared, int capability, int mu
 
 // ---- many tokens of a block format --------------------------------------------------------------
 
-inline constexpr int kTileTokens = 128, kTileOutputs = 128;  // of a block; outputs are weight rows
-inline constexpr int kTileThreads = 256;
-inline constexpr int kTileK = 32;  // of a step
-inline constexpr int kTileStages = 2;
+inline constexpr int kTileOutputs = 128;                   // of a block: rows of the weight
+inline constexpr int kWarpTokens = 64, kWarpOutputs = 64;  // of a warp
+
+// By arithmetic, not measured, for 9.0, where a multiprocessor begins one mma of 16 x 8 x 16 a
+// clock (with mma.sync about 0.62) and shared memory gives 128 bytes:
+//   A warp's tile of 64 x 64 loads 8 x 512 bytes for 32 mma, as many clocks of shared memory as of
+//   tensor cores; 64 x 32 would take 24 for 16. Its 128 sums leave room for the next fragments in
+//   255 registers, so that 8 warps run on a multiprocessor.
+//   A step of wide tiles is 1024 mma: 1650 clocks. Shared memory takes about 1600, 1024 for
+//   fragments, 256 + 128 to write tiles, the rest for raw rows. 40 KiB come from the L2, 24 bytes a
+//   clock; a weight is decoded once for 256 tokens, 32 of them by each thread: about 300 of 1650
+//   instructions that a scheduler may issue.
+//   Narrow tiles are for few tokens, for products of fewer wide tiles than multiprocessors, and for
+//   small shared memory; two blocks of 4 warps run at once.
+template <int tokens, int k>
+struct TileShape {
+  static constexpr int kTokens = tokens;
+  static constexpr int kK = k;                          // of a step
+  static constexpr int kRowWords = kK * 2 / kWord;      // of a row of bfloat16
+  static constexpr int kParts = kK / int{kQuantBlock};  // threads that decode a row
+  static constexpr int kThreads = kTileOutputs * kParts;
+  static constexpr int kXBytes = kTokens * kK * 2, kWeightBytes = kTileOutputs * kK * 2;
+  static_assert(kThreads == 32 * (kTokens / kWarpTokens) * (kTileOutputs / kWarpOutputs));
+};
+using WideTiles = TileShape<256, 64>;
+using NarrowTiles = TileShape<128, 32>;
 
 /// Weights of a row that are copied at once: a super-block, or four blocks.
 template <typename F>
@@ -127,14 +149,31 @@ MLF_HOST_DEVICE constexpr int TileChunk() {
 }
 
 template <typename F>
-constexpr int64_t TileRawBytes() {
-  return int64_t{kTileOutputs} * RowStride(ChunkBytes<F>(TileChunk<F>()));
+MLF_HOST_DEVICE constexpr int TileRawBytes() {
+  return kTileOutputs * RowStride(ChunkBytes<F>(TileChunk<F>()));
 }
 
-/// The raw rows of two chunks, then tiles of x and of the weight as bfloat16 for two steps.
+/// The raw rows of two chunks, then as bfloat16 the weights of two steps and x of `stages`.
+template <typename F, typename Shape>
+constexpr int64_t TileSharedBytes(int stages) {
+  return 2 * (TileRawBytes<F>() + Shape::kWeightBytes) + int64_t{stages} * Shape::kXBytes;
+}
+
+/// Steps that x is there for or on its way: 3 of wide tiles where they fit; 0 where 2 do not.
+template <typename F, typename Shape>
+constexpr int TileStages(int capability) {
+  const auto fits = [&](int n) {
+    return TileSharedBytes<F, Shape>(n) <= SharedBytesOfBlock(capability);
+  };
+  if (Shape::kTokens > NarrowTiles::kTokens && fits(3)) return 3;
+  return fits(2) ? 2 : 0;
+}
+
+/// Whether wide tiles occupy all multiprocessors; outputs are the same bits either way.
 template <typename F>
-constexpr int64_t TileSharedBytes() {
-  return kTileStages * (TileRawBytes<F>() + (kTileTokens + kTileOutputs) * kTileK * 2);
+constexpr bool TakesWideTiles(int64_t tokens, int64_t rows, int capability, int multiprocessors) {
+  return TileStages<F, WideTiles>(capability) > 0 && tokens > NarrowTiles::kTokens &&
+         CeilDiv(tokens, WideTiles::kTokens) * CeilDiv(rows, kTileOutputs) >= multiprocessors;
 }
 
 /// Tiles in the order of blocks: kTileBand tiles of tokens by all tiles of outputs, so that blocks

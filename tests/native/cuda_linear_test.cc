@@ -46,11 +46,11 @@ void TestFewTokens() {
   }
 }
 
-/// A token's outputs are the same bits in any batch that the same kernel takes.
+/// A token's outputs are the same bits in any batch of the kind, a few tokens or more.
 template <typename X>
-void TestBatches(Format format, int64_t cols, int64_t tokens,
-                 std::initializer_list<int64_t> sizes) {
-  const CudaProduct<X> p(format, 40, cols, tokens);
+void TestBatches(Format format, int64_t cols, int64_t tokens, std::initializer_list<int64_t> sizes,
+                 int64_t rows = 40) {
+  const CudaProduct<X> p(format, rows, cols, tokens);
   const auto whole = p.Run(true);
   for (int64_t n : sizes) {
     for (int64_t begin : {int64_t{0}, tokens - n}) {
@@ -61,16 +61,47 @@ void TestBatches(Format format, int64_t cols, int64_t tokens,
   }
 }
 
+/// Sizes around those of tiles, in steps of which the last has a half; the emulator has four
+/// multiprocessors, which four wide tiles occupy.
+struct TileCase {
+  int64_t tokens, rows, blocks;
+  bool wide;
+};
+constexpr TileCase kTileCases[] = {
+    {33, 131, 1, false}, {127, 127, 3, false}, {128, 128, 5, false}, {129, 129, 11, false},
+    {130, 6, 7, false},  {255, 385, 1, true},  {256, 512, 3, true},  {257, 129, 11, true},
+    {129, 511, 5, true}, {513, 136, 2, true},
+};
+
 template <typename X, typename Out>
+void TestTile(Format format, const TileCase& c, int turn) {
+  const bool super = InfoOf(format).block > kQuantBlock;
+  const int64_t cols = super ? (c.blocks > 5 ? 512 : 256) : c.blocks * kQuantBlock;
+  bool wide = false;
+  DispatchFormat(format, [&]<typename F>() {
+    wide = cuda_linear::TakesWideTiles<F>(c.tokens, c.rows, 80, 4);
+  });
+  MLF_EXPECT(wide == c.wide);
+  const CudaProduct<X, Out> p(format, c.rows, cols, c.tokens, turn % 4);
+  p.ExpectNear(p.Run(turn % 2 == 0), turn % 2 == 0, kTileError);
+}
+
 void TestTiles() {
+  int turn = 0;
   for (Format format : kAllFormats) {
     if (!IsBlock(format)) continue;
-    int turn = 0;
-    for (int64_t cols : ColumnsOf(format)) {
-      if (cols > 800) continue;
-      const int64_t tokens = turn % 2 == 0 ? 33 : 130, rows = turn % 2 == 0 ? 131 : 6;
-      const CudaProduct<X, Out> p(format, rows, cols, tokens, ++turn % 4);
-      p.ExpectNear(p.Run(turn % 2 == 0), turn % 2 == 0, kTileError);
+    for (int i = 0; i < 2; ++i) {  // in turn, so that each format meets both kinds
+      ++turn;
+      TestTile<BF16, BF16>(format, kTileCases[turn % 5], turn);
+      TestTile<BF16, float>(format, kTileCases[5 + turn % 5], turn + i);
+    }
+    TestTile<float, float>(format, kTileCases[turn % 10], turn);
+    TestTile<F16, F16>(format, kTileCases[(turn + 3) % 10], turn + 1);
+  }
+  for (Format format : {Format::kQ8_0, Format::kQ4_K}) {
+    for (const TileCase& c : kTileCases) {
+      TestTile<float, BF16>(format, c, ++turn);
+      TestTile<BF16, F16>(format, c, ++turn);
     }
   }
 }
@@ -148,11 +179,10 @@ int main() {
   for (Format format : {Format::kQ8_0, Format::kQ5_1, Format::kQ6_K}) {
     TestBatches<float>(format, 2816, 8, {1, 2, 4, 5, 7});
     TestBatches<BF16>(format, 768, 140, {33, 129});
+    TestBatches<BF16>(format, 256, 260, {33, 128, 129, 256}, 390);  // narrow tiles and wide ones
   }
   TestBatches<float>(Format::kBF16, 520, 8, {1, 2, 4, 5, 7});
-  TestTiles<float, float>();
-  TestTiles<F16, F16>();
-  TestTiles<BF16, BF16>();
+  TestTiles();
   TestNonFinite(5);
   TestNonFinite(40);
   TestFloats<float, float>();

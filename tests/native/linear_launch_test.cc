@@ -42,7 +42,29 @@ void TestFewShared() {
     }
   }
   MLF_EXPECT(FewTokensAtOnce<F>(8, 80) == 8 && FewTokensAtOnce<F>(8, 90) == 8);
-  MLF_EXPECT(TileSharedBytes<F>() <= SharedBytesOfBlock(86));
+}
+
+/// Tiles of every format fit where they must; narrow ones, two blocks of them, anywhere from 8.0
+/// on.
+template <typename F>
+void TestTileShared() {
+  for (int capability : {80, 86, 89, 90, 120}) {
+    MLF_EXPECT((TileStages<F, NarrowTiles>(capability) == 2));
+    const int stages = TileStages<F, WideTiles>(capability);
+    const int64_t bytes = TileSharedBytes<F, WideTiles>(stages);
+    MLF_EXPECT(stages == 0 || bytes <= SharedBytesOfBlock(capability));
+    const int64_t more = TileSharedBytes<F, WideTiles>(stages == 0 ? 2 : 3);
+    MLF_EXPECT(stages == 3 || more > SharedBytesOfBlock(capability));
+    MLF_EXPECT((TakesWideTiles<F>(4096, 4096, capability, 132) == (stages > 0)));
+  }
+  MLF_EXPECT((TileStages<F, WideTiles>(90) == 3 && TileStages<F, WideTiles>(80) >= 2));
+  MLF_EXPECT((2 * (TileSharedBytes<F, NarrowTiles>(2) + kSharedBytesPerBlock) <=
+              SharedBytesOfMultiprocessor(90)));
+  // A step is whole in its chunk, and a chunk is there when its first step is decoded.
+  MLF_EXPECT(TileChunk<F>() % WideTiles::kK == 0 && TileChunk<F>() / WideTiles::kK >= 2);
+  // One wide tile for each multiprocessor, or narrow ones.
+  MLF_EXPECT(!TakesWideTiles<F>(128, 1 << 20, 90, 132) && TakesWideTiles<F>(129, 1 << 20, 90, 132));
+  MLF_EXPECT(!TakesWideTiles<F>(1024, 4096, 90, 132) && TakesWideTiles<F>(1025, 4096, 90, 132));
 }
 
 void TestFewBlocks() {
@@ -90,7 +112,10 @@ int main() {
   TestRows();
   for (Format format : kAllFormats) {
     DispatchFormat(format, []<typename F>() {
-      if constexpr (kIsBlockFormat<F>) TestFewShared<F>();
+      if constexpr (kIsBlockFormat<F>) {
+        TestFewShared<F>();
+        TestTileShared<F>();
+      }
     });
   }
   TestFewBlocks();
