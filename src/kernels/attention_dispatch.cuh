@@ -37,6 +37,7 @@ class AttentionLauncher {
 
  private:
   using T = typename Source::Element;
+  static constexpr int kMmaWarps = 8;  // of a multiprocessor, whose threads have 256 registers each
 
   /// Beside what the kernels declare.
   static constexpr int kDeclared = 32;
@@ -47,21 +48,39 @@ class AttentionLauncher {
   int64_t group() const { return a_.heads / a_.source.kv_heads; }
   int64_t rows() const { return a_.tokens * a_.heads; }
 
-  template <int kDim, int kWarps>
+  template <int kDim, int kWarps, int kParts = 1>
   static constexpr int SharedOf() {
-    return static_cast<int>(sizeof(MmaShared<T, kDim, kWarps, Source::kTransposed>));
+    return static_cast<int>(sizeof(MmaShared<T, kDim, kWarps, kParts, Source::kTransposed>));
+  }
+
+  /// For long prompts, whose blocks occupy all multiprocessors: a warp has 32 rows, which share the
+  /// fragments of keys and values. With 16 of them, and queries from shared memory, that gives 5
+  /// fragments of 4 clocks for 8 mma of one clock; with 32 about 4.5 for 16.
+  template <int kDim>
+  bool LaunchTall() {
+    constexpr int kWarps = 4, kParts = 2, kShared = SharedOf<kDim, kWarps, kParts>();
+    if (kShared > MostShared()) return false;
+    Cut(kWarps * kMmaRows, kWarps * kParts * kMmaRows);
+    if (a_.tiles.rows <= kWarps * kMmaRows ||
+        a_.tiles.blocks() * a_.source.kv_heads < call_.multiprocessors()) {
+      return false;
+    }
+    Run(MmaAttentionKernel<Q, Source, kDim, kWarps, kParts>, kWarps, kMmaWarps / kWarps, kShared);
+    return true;
   }
 
   template <int kDim, int kMostWarps>
   void LaunchMma() {
-    constexpr int kMmaWarps = 8;  // of a multiprocessor, whose threads have 256 registers each
+    if constexpr (kDim <= 128) {
+      if (LaunchTall<kDim>()) return;
+    }
     constexpr int kLeastWarps = kHalves<kDim>;
-    Cut(kWarpRows, kWarpRows * kMostWarps / kLeastWarps);
-    if (a_.tiles.rows == kWarpRows) {
-      Run(MmaAttentionKernel<Q, Source, kDim, kLeastWarps>, kLeastWarps, kMmaWarps / kLeastWarps,
+    Cut(kMmaRows, kMmaRows * kMostWarps / kLeastWarps);
+    if (a_.tiles.rows == kMmaRows) {
+      Run(MmaAttentionKernel<Q, Source, kDim, kLeastWarps, 1>, kLeastWarps, kMmaWarps / kLeastWarps,
           SharedOf<kDim, kLeastWarps>());
     } else {
-      Run(MmaAttentionKernel<Q, Source, kDim, kMostWarps>, kMostWarps, kMmaWarps / kMostWarps,
+      Run(MmaAttentionKernel<Q, Source, kDim, kMostWarps, 1>, kMostWarps, kMmaWarps / kMostWarps,
           SharedOf<kDim, kMostWarps>());
     }
   }

@@ -5,7 +5,7 @@
 
 namespace mlf {
 
-inline constexpr int kWarpRows = 16;
+inline constexpr int kMmaRows = 16;
 inline constexpr int kPad =
     8;  // elements after a row in shared memory: rows 16 bytes apart mod 128
 
@@ -79,25 +79,31 @@ template <int kDim>
 inline constexpr int kHalves = kDim <= 128 ? 1 : 2;
 
 /// What the rows of a warp see.
+template <int kRows>
 struct WarpViews {
-  RowView row[kWarpRows];
+  RowView row[kRows];
   ViewBounds bounds;
 };
 
-template <typename T, int kDim, int kWarps, bool kTransposed>
+template <typename T, int kDim, int kWarps, int kParts, bool kTransposed>
 struct MmaShared {
   // Chosen by room: of blocks of one warp, which read memory, four and more fit into a
   // multiprocessor, one for each of its schedulers; larger blocks share what the L2 holds.
   static constexpr int kStages = kDim <= 64 ? 3 : 2;
-  static constexpr bool kHoldsQueries = kDim <= 64;  // in registers
+  // Steps of 16 dimensions whose queries stay in registers. With 32 rows of 128 dimensions, 128 sums
+  // and 32 scores leave room for 6 or 7 of 8; the others are few enough for two blocks to fit into a
+  // multiprocessor of 9.0, 113 KiB each, so that one's softmax meets the other's products.
+  static constexpr int kHeldOfTall = kTransposed ? 7 : 6;
+  static constexpr int kHeldSteps = kDim <= 64 ? kDim / 16 : kParts > 1 ? kHeldOfTall : 0;
+  static constexpr int kQueryStride = kDim - kHeldSteps * 16 + kPad;
   MmaStage<T, kDim, kTransposed> stage[kStages];
-  static constexpr int kRows = kWarps / kHalves<kDim> * kWarpRows;
+  static constexpr int kRows = kWarps / kHalves<kDim> * kParts * kMmaRows;
   // As accumulators lie in a thread.
-  CudaVector<float, 4> total[kWarps][kDim / kHalves<kDim> / 8][kWarp];
-  alignas(16) T q[kHoldsQueries ? 8 : kRows * (kDim + kPad)];
-  RowWeight weight[kWarps][2][kWarp];  // of the totals, likewise
+  CudaVector<float, 4> total[kWarps][kParts][kDim / kHalves<kDim> / 8][kWarp];
+  alignas(16) T q[kHeldSteps * 16 == kDim ? 8 : kRows * kQueryStride];
+  RowWeight weight[kWarps][2 * kParts][kWarp / 4];  // of the totals, likewise
   int part[kStages];
-  WarpViews views[kWarps];
+  WarpViews<kParts * kMmaRows> views[kWarps];
   WalkMemory walk[kWarps];
 };
 

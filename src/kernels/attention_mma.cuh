@@ -1,8 +1,8 @@
 // Attention of 16-bit queries, keys and values on tensor cores, for few and for many queries alike:
-// a warp has 16 rows, the keys come 32 at a time through a ring of stages in shared memory (Dao,
-// arXiv:2307.08691). A row goes through the same operations whatever other rows share its warp, so
-// that a token has the same bits in a prompt, in a chunk of it and alone. Counterpart:
-// attention_plain.cuh, for all else.
+// a warp has 16 rows or, in long prompts, 32; the keys come 32 at a time through a ring of stages
+// in shared memory (Dao, arXiv:2307.08691). A row goes through the same operations whatever other
+// rows share its warp, so that a token has the same bits in a prompt, in a chunk of it and alone.
+// Counterpart: attention_plain.cuh, for all else.
 #pragma once
 #include "kernels/attention_fragments.cuh"
 
@@ -10,14 +10,17 @@ namespace mlf {
 
 // ---- one warp -----------------------------------------------------------------------------------
 
-/// 16 rows of a block, two of them in each thread: lane / 4 and lane / 4 + 8.
-template <typename Q, typename Source, int kDim, int kWarps>
+/// kParts times 16 rows of a block, two of each part in each thread: lane / 4 and lane / 4 + 8.
+/// Parts share the fragments of keys and values.
+template <typename Q, typename Source, int kDim, int kWarps, int kParts>
 struct MmaWarp {
   using T = typename Source::Element;
-  using Shared = MmaShared<T, kDim, kWarps, Source::kTransposed>;
+  using Shared = MmaShared<T, kDim, kWarps, kParts, Source::kTransposed>;
   using Stage = MmaStage<T, kDim, Source::kTransposed>;
+  using PartScores = float[4][4];  // of one part with 32 keys
   static constexpr int kSteps = kDim / 16, kColumnsOfAll = kDim / 8,
-                       kColumns = kColumnsOfAll / kHalves<kDim>;
+                       kColumns = kColumnsOfAll / kHalves<kDim>, kHeld = Shared::kHeldSteps,
+                       kRows = 2 * kParts, kWarpRows = kParts * kMmaRows;
   static_assert(std::is_same_v<Q, T>);
 
   const AttentionArguments<Q, Source>& a;
@@ -25,9 +28,9 @@ struct MmaWarp {
   int lane, warp;
   int column;      // the first of kColumns columns of 8 outputs
   int64_t origin;  // of [tokens, heads]: the block's first row,
-  int row[2];      // and what the thread's rows lie behind it; negative where there is none
-  uint32_t q[Shared::kHoldsQueries ? kSteps : 1][4];
-  float acc[kColumns][4] = {}, max[2] = {Lowest(), Lowest()}, sum[2] = {};
+  int row[kRows];  // and what the thread's rows lie behind it; negative where there is none
+  uint32_t q[kParts][kHeld > 0 ? kHeld : 1][4];
+  float acc[kParts][kColumns][4] = {}, max[kRows], sum[kRows];
   bool has_total = false;
 
   __device__ __forceinline__ MmaWarp(const AttentionArguments<Q, Source>& arguments,
@@ -47,8 +50,10 @@ struct MmaWarp {
     }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const int r = first + lane / 4 + 8 * i;
+      max[i] = Lowest();
+      sum[i] = 0.f;
       row[i] = r < n ? static_cast<int>(rows.Index(r, a.heads) - origin) : -1;
     }
     LoadQueries();
@@ -59,7 +64,7 @@ struct MmaWarp {
 
   __device__ __forceinline__ void LoadQueries() {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const Q* from = a.q + (origin + (IsUsed(i) ? row[i] : 0)) * a.head_dim;
       const int n = IsUsed(i) ? a.head_dim : 0;
 #pragma unroll
@@ -67,8 +72,8 @@ struct MmaWarp {
         const int dim = half * 8 + lane % 4 * 2;
         const uint32_t low = dim < n ? from[dim].bits : 0,
                        high = dim + 1 < n ? from[dim + 1].bits : 0, word = low | high << 16;
-        if constexpr (Shared::kHoldsQueries) {
-          q[half / 2][half % 2 * 2 + i] = word;
+        if (half / 2 < kHeld) {
+          q[i / 2][half / 2][half % 2 * 2 + i % 2] = word;
         } else if (column == 0) {  // read behind the next barrier
           *SharedQueryWord(FirstRow() + lane / 4 + 8 * i, dim) = word;
         }
@@ -77,15 +82,15 @@ struct MmaWarp {
   }
 
   __device__ __forceinline__ uint32_t* SharedQueryWord(int r, int dim) const {
-    return reinterpret_cast<uint32_t*>(shared.q + r * (kDim + kPad) + dim);
+    return reinterpret_cast<uint32_t*>(shared.q + r * Shared::kQueryStride + dim - kHeld * 16);
   }
 
-  __device__ __forceinline__ void QueryFragment(uint32_t (&out)[4], int step) const {
-    if constexpr (Shared::kHoldsQueries) {
+  __device__ __forceinline__ void QueryFragment(uint32_t (&out)[4], int part, int step) const {
+    if (step < kHeld) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out[i] = q[step][i];
+      for (int i = 0; i < 4; ++i) out[i] = q[part][step][i];
     } else {
-      const int matrix = lane / 8, r = FirstRow() + matrix % 2 * 8 + lane % 8;
+      const int matrix = lane / 8, r = FirstRow() + part * kMmaRows + matrix % 2 * 8 + lane % 8;
       LoadMatrix4(out, SharedQueryWord(r, step * 16 + matrix / 2 * 8));
     }
   }
@@ -110,24 +115,28 @@ struct MmaWarp {
     LoadMatrix4Transposed(b, stage.v + key * Stage::kValueStride + (column + n + matrix / 2) * 8);
   }
 
-  __device__ __forceinline__ void Scores(float (&s)[4][4], const Stage& stage) const {
+  __device__ __forceinline__ void Scores(PartScores (&s)[kParts], const Stage& stage) const {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      uint32_t query[4];
-      QueryFragment(query, step);
+      uint32_t query[kParts][4];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) QueryFragment(query[part], part, step);
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {
         uint32_t b[4];
         KeyFragments(b, stage, step, j);
-        Mma<T>(s[j], query, {b[0], b[1]});
-        Mma<T>(s[j + 1], query, {b[2], b[3]});
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          Mma<T>(s[part][j], query[part], {b[0], b[1]});
+          Mma<T>(s[part][j + 1], query[part], {b[2], b[3]});
+        }
       }
     }
   }
 
   /// Bit 4 * j + i: whether the row of s[j][i] sees its key.
-  __device__ __forceinline__ unsigned Visible(int position) const {
-    const RowView* view = shared.views[warp].row + lane / 4;
+  __device__ __forceinline__ unsigned Visible(int part, int position) const {
+    const RowView* view = shared.views[warp].row + part * kMmaRows + lane / 4;
     const RowView low = view[0], high = view[8];
     unsigned bits = 0;
 #pragma unroll
@@ -141,7 +150,7 @@ struct MmaWarp {
   }
 
   /// Turns scores into weights and brings what was gathered to the new maximum.
-  __device__ __forceinline__ void Weigh(float (&s)[4][4], unsigned visible) {
+  __device__ __forceinline__ void Weigh(PartScores& s, int part, unsigned visible) {
     MaxStep step[2];
 #pragma unroll
     for (auto& scores : s) a.scale.Exponents(scores);
@@ -158,7 +167,7 @@ struct MmaWarp {
       }
       larger = fmaxf(larger, __shfl_xor_sync(kFullWarp, larger, 1));
       larger = fmaxf(larger, __shfl_xor_sync(kFullWarp, larger, 2));
-      step[r] = RaiseMax(max[r], larger, a.scale);
+      step[r] = RaiseMax(max[2 * part + r], larger, a.scale);
       float weights = 0.f;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -168,25 +177,33 @@ struct MmaWarp {
           weights += s[j][i];
         }
       }
-      sum[r] = fmaf(sum[r], step[r].factor, weights);
+      sum[2 * part + r] = fmaf(sum[2 * part + r], step[r].factor, weights);
     }
     if (!__any_sync(kFullWarp, step[0].factor != 1.f || step[1].factor != 1.f)) return;
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) acc[n][i] = MulRounded(acc[n][i], step[i / 2].factor);
+      for (int i = 0; i < 4; ++i) {
+        acc[part][n][i] = MulRounded(acc[part][n][i], step[i / 2].factor);
+      }
     }
   }
 
   /// Adds weights times values; whether values that are no numbers were left out.
   template <bool kClean>
-  __device__ __forceinline__ bool AddValues(const float (&s)[4][4], const Stage& stage) {
+  __device__ __forceinline__ bool AddValues(const PartScores (&s)[kParts], const Stage& stage) {
     bool left_out = false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float (&low)[4] = s[2 * half], (&high)[4] = s[2 * half + 1];
-      const uint32_t weights[4] = {Pack<T>(low[0], low[1]), Pack<T>(low[2], low[3]),
-                                   Pack<T>(high[0], high[1]), Pack<T>(high[2], high[3])};
+      uint32_t weights[kParts][4];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const float (&low)[4] = s[part][2 * half], (&high)[4] = s[part][2 * half + 1];
+        weights[part][0] = Pack<T>(low[0], low[1]);
+        weights[part][1] = Pack<T>(low[2], low[3]);
+        weights[part][2] = Pack<T>(high[0], high[1]);
+        weights[part][3] = Pack<T>(high[2], high[3]);
+      }
 #pragma unroll
       for (int n = 0; n < kColumns; n += 2) {
         uint32_t b[4];
@@ -196,15 +213,18 @@ struct MmaWarp {
           for (uint32_t& word : b) left_out |= Clean<T>(word);
           __syncwarp();  // or the compiler loads all fragments first, and runs out of registers
         }
-        Mma<T>(acc[n], weights, {b[0], b[1]});
-        Mma<T>(acc[n + 1], weights, {b[2], b[3]});
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          Mma<T>(acc[part][n], weights[part], {b[0], b[1]});
+          Mma<T>(acc[part][n + 1], weights[part], {b[2], b[3]});
+        }
       }
     }
     return left_out;
   }
 
   /// Adds the values that are no numbers to the rows that see them.
-  __device__ __forceinline__ void AddNoNumbers(unsigned visible, const Stage& stage) {
+  __device__ __forceinline__ void AddNoNumbers(int part, unsigned visible, const Stage& stage) {
     const auto seen = [&](int bit) { return (visible >> bit & 1) != 0 ? 1.f : 0.f; };
 #pragma unroll
     for (int n = 0; n < kColumns; n += 2) {
@@ -228,7 +248,7 @@ struct MmaWarp {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float count = counts[i / 4][i % 4];
-        if (count != 0.f) acc[n + i / 4][i % 4] += SumOfCounts(count);
+        if (count != 0.f) acc[part][n + i / 4][i % 4] += SumOfCounts(count);
       }
       __syncwarp();  // as above
     }
@@ -239,14 +259,19 @@ struct MmaWarp {
     const ViewBounds bounds = shared.views[warp].bounds;
     if (!__any_sync(kFullWarp, bounds.any.Sees(position))) return;
     const bool all = __all_sync(kFullWarp, position >= bounds.first && position <= bounds.last);
-    const unsigned visible = all ? 0xFFFFu : Visible(position);
-    float s[4][4] = {};
+    PartScores s[kParts] = {};
     Scores(s, stage);
-    Weigh(s, visible);
+    unsigned visible[kParts];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      visible[part] = all ? 0xFFFFu : Visible(part, position);
+      Weigh(s[part], part, visible[part]);
+    }
     if (all) {
       AddValues<false>(s, stage);
     } else if (__any_sync(kFullWarp, AddValues<true>(s, stage))) {
-      AddNoNumbers(visible, stage);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) AddNoNumbers(part, visible[part], stage);
     }
   }
 
@@ -260,80 +285,95 @@ struct MmaWarp {
   }
 
   /// Adds what was gathered to the total, and the total to what was gathered.
-  __device__ __forceinline__ void FoldIntoTotal(RowWeight (&total)[2]) {
-    const RowWeight part[2] = {PartWeight(0), PartWeight(1)};
+  __device__ __forceinline__ void FoldIntoTotal(RowWeight (&total)[kRows]) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      total[i] = has_total ? shared.weight[warp][i][lane] : RowWeight{Lowest(), 0.f};
-    }
-    const Fold fold[2] = {Fold(total[0], part[0], a.scale), Fold(total[1], part[1], a.scale)};
-    if (!has_total) return;
+    for (int part = 0; part < kParts; ++part) {
+      const RowWeight gathered[2] = {PartWeight(2 * part), PartWeight(2 * part + 1)};
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      const CudaVector<float, 4> old = LoadVector(&shared.total[warp][n][lane]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) acc[n][i] = fold[i / 2](old.lane[i], acc[n][i]);
-    }
-  }
-
-  __device__ __forceinline__ void KeepTotal() {
-    RowWeight total[2];
-    FoldIntoTotal(total);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) shared.weight[warp][i][lane] = total[i];
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      shared.total[warp][n][lane] = {{acc[n][0], acc[n][1], acc[n][2], acc[n][3]}};
-    }
-    has_total = true;
-  }
-
-  __device__ __forceinline__ void StorePart(int part) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const RowWeight weight = PartWeight(i);
-      if (!IsUsed(i)) continue;
-      const int64_t index = origin + row[i];
-      if (lane % 4 == 0 && column == 0) *a.parts.Sum(index, part) = weight;
-      float* out = a.parts.Acc(index, part);
+      for (int i = 0; i < 2; ++i) {
+        total[2 * part + i] =
+            has_total ? shared.weight[warp][2 * part + i][lane / 4] : RowWeight{Lowest(), 0.f};
+      }
+      const Fold fold[2] = {Fold(total[2 * part], gathered[0], a.scale),
+                            Fold(total[2 * part + 1], gathered[1], a.scale)};
+      if (!has_total) continue;
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
-        const int dim = (column + n) * 8 + lane % 4 * 2;
-        if (dim >= a.parts.stride) continue;
-        *reinterpret_cast<CudaVector<float, 2>*>(out + dim) = {{acc[n][2 * i], acc[n][2 * i + 1]}};
+        const CudaVector<float, 4> old = LoadVector(&shared.total[warp][part][n][lane]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc[part][n][i] = fold[i / 2](old.lane[i], acc[part][n][i]);
       }
     }
   }
 
-  __device__ __forceinline__ void EndPart(int part) {
+  __device__ __forceinline__ void KeepTotal() {
+    RowWeight total[kRows];
+    FoldIntoTotal(total);
+    __syncwarp();  // four lanes have read one weight
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (lane % 4 == 0) shared.weight[warp][i][lane / 4] = total[i];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        const float (&c)[4] = acc[part][n];
+        shared.total[warp][part][n][lane] = {{c[0], c[1], c[2], c[3]}};
+      }
+    }
+    has_total = true;
+  }
+
+  __device__ __forceinline__ void StorePart(int segment) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const RowWeight weight = PartWeight(i);
+      if (!IsUsed(i)) continue;
+      const int64_t index = origin + row[i];
+      if (lane % 4 == 0 && column == 0) *a.parts.Sum(index, segment) = weight;
+      float* out = a.parts.Acc(index, segment);
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        const int dim = (column + n) * 8 + lane % 4 * 2;
+        if (dim >= a.parts.stride) continue;
+        const float* c = acc[i / 2][n] + i % 2 * 2;
+        *reinterpret_cast<CudaVector<float, 2>*>(out + dim) = {{c[0], c[1]}};
+      }
+    }
+  }
+
+  __device__ __forceinline__ void EndPart(int segment) {
     if (a.splits == 1) {
       KeepTotal();
     } else {
-      StorePart(part);
+      StorePart(segment);
     }
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
+    for (int i = 0; i < kRows; ++i) {
+      max[i] = Lowest();
+      sum[i] = 0.f;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) acc[n][i] = 0.f;
+      for (int n = 0; n < kColumns; ++n)
+        acc[i / 2][n][i % 2 * 2] = acc[i / 2][n][i % 2 * 2 + 1] = 0.f;
     }
-    max[0] = max[1] = Lowest();
-    sum[0] = sum[1] = 0.f;
   }
 
   __device__ __forceinline__ void Finish() {
-    RowWeight total[2];
+    RowWeight total[kRows];
     FoldIntoTotal(total);
     const bool pairs = a.head_dim % 2 == 0 && reinterpret_cast<uintptr_t>(a.out) % 4 == 0;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       if (!IsUsed(i)) continue;
       const float inverse = InverseOf(total[i].sum);
       Q* out = a.out + (origin + row[i]) * a.head_dim;
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
         const int dim = (column + n) * 8 + lane % 4 * 2;
-        const Q low = OutputOf<Q>(acc[n][2 * i], inverse),
-                high = OutputOf<Q>(acc[n][2 * i + 1], inverse);
+        const float* c = acc[i / 2][n] + i % 2 * 2;
+        const Q low = OutputOf<Q>(c[0], inverse), high = OutputOf<Q>(c[1], inverse);
         if (pairs && dim < a.head_dim) {
           *reinterpret_cast<uint32_t*>(out + dim) = low.bits | uint32_t{high.bits} << 16;
           continue;
@@ -377,11 +417,11 @@ struct StageFiller {
   }
 };
 
-template <typename Q, typename Source, int kDim, int kWarps>
+template <typename Q, typename Source, int kDim, int kWarps, int kParts>
 __device__ __forceinline__ void AttendRun(
     const AttentionArguments<Q, Source>& a, const BlockRows& rows,
-    MmaShared<typename Source::Element, kDim, kWarps, Source::kTransposed>& shared) {
-  using Shared = MmaShared<typename Source::Element, kDim, kWarps, Source::kTransposed>;
+    MmaShared<typename Source::Element, kDim, kWarps, kParts, Source::kTransposed>& shared) {
+  using Shared = MmaShared<typename Source::Element, kDim, kWarps, kParts, Source::kTransposed>;
   constexpr int kStages = Shared::kStages;
   ClearParts(a, rows);
   const auto run = a.source.RunOf(rows.first_token);
@@ -392,7 +432,7 @@ __device__ __forceinline__ void AttendRun(
       {a.source, run, any, a.splits, shared.walk[threadIdx.x / kWarp]},
       shared,
       static_cast<int>(blockIdx.y)};
-  MmaWarp<Q, Source, kDim, kWarps> warp(a, rows, shared);
+  MmaWarp<Q, Source, kDim, kWarps, kParts> warp(a, rows, shared);
   int current = -1;
 #pragma unroll 1
   for (int i = 1 - kStages;; ++i) {
@@ -412,10 +452,10 @@ __device__ __forceinline__ void AttendRun(
   if (a.splits == 1) warp.Finish();
 }
 
-template <typename Q, typename Source, int kDim, int kWarps>
+template <typename Q, typename Source, int kDim, int kWarps, int kParts>
 __global__ void __launch_bounds__(kWarps* kWarp)
     MmaAttentionKernel(AttentionArguments<Q, Source> a) {
-  using Shared = MmaShared<typename Source::Element, kDim, kWarps, Source::kTransposed>;
+  using Shared = MmaShared<typename Source::Element, kDim, kWarps, kParts, Source::kTransposed>;
   Shared& shared = *DynamicShared<Shared>();
   // Columns from head_dim on are never copied to, and count as zeros.
   auto* words = reinterpret_cast<uint32_t*>(shared.stage);
@@ -425,7 +465,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
   __syncthreads();
   ForRuns(a, [&](const BlockRows& rows) __attribute__((always_inline)) {
-    AttendRun<Q, Source, kDim, kWarps>(a, rows, shared);
+    AttendRun<Q, Source, kDim, kWarps, kParts>(a, rows, shared);
   });
 }
 

@@ -120,6 +120,39 @@ void TestReference() {
   Sequence<T>(3, 700, 4, 2, 32, ++seed).ExpectReference({true, 300, 0});
 }
 
+/// Prompts whose blocks have 128 rows, 32 to a warp: sizes around theirs, and views that begin and
+/// end within a warp. The emulator has four multiprocessors, which four blocks occupy.
+template <typename T>
+void TestLongPrompts() {
+  uint64_t seed = 500;
+  for (int64_t head_dim : {24, 64, 96, 128}) {
+    for (int64_t queries : {31, 32, 33}) {
+      Sequence<T>(queries, queries + 7, 16, 4, head_dim, ++seed).ExpectReference();
+    }
+  }
+  for (int64_t window : {1, 5, 33}) {
+    Sequence<T>(70, 75, 6, 2, 128, ++seed).ExpectReference({true, window, 0});
+    Sequence<T>(131, 100, 4, 4, 120, ++seed).ExpectReference({window != 5, window, 2.5});
+  }
+  Sequence<T>(129, 520, 4, 2, 128, ++seed).ExpectReference();  // more than a segment
+}
+
+/// Values that are no numbers reach the rows that see them, and change no bit of the others.
+template <typename T>
+void TestNoNumbers(int64_t head_dim) {
+  Sequence<T> x(70, 70, 8, 2, head_dim, 81);
+  const OwnedArray<T> clean = x.Run();
+  const int64_t row = 8 * head_dim, key = 37;
+  for (int64_t i = 0; i < 2 * head_dim; ++i) {
+    x.v[key * 2 * head_dim + i] = FromFloat<T>(i % 2 == 0 ? NAN : INFINITY);
+  }
+  const OwnedArray<T> out = x.Run();
+  MLF_EXPECT(std::memcmp(out.data.data(), clean.data.data(), key * row * sizeof(T)) == 0);
+  for (int64_t i = key * row; i < out.size(); ++i) {
+    MLF_EXPECT(i % 2 == 0 ? std::isnan(out.At(i)) : std::isinf(out.At(i)));
+  }
+}
+
 /// A row alone and in a prompt; its segments in one block and in many.
 template <typename T>
 void TestInvariance(int64_t heads, int64_t kv_heads, int64_t head_dim) {
@@ -158,6 +191,29 @@ void TestLevels(int64_t head_dim, std::array<float, 5> levels, int64_t each) {
     MLF_EXPECT(SameBits(x.Run(o), out));
     MLF_EXPECT(allocator.allocations() == (each >= kFirstSegmentKeys ? 1 : 0));
   }
+}
+
+/// Two sequences that meet within a warp of long prompts.
+template <typename T>
+void TestPackedPrompts(int64_t head_dim) {
+  const Sequence<T> a(45, 50, 8, 2, head_dim, 63), b(59, 61, 8, 2, head_dim, 64);
+  Sequence<T> both(104, 111, 8, 2, head_dim, 0);
+  const auto join = [](OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArray<T>& y) {
+    std::copy(x.data.begin(), x.data.end(), out.data.begin());
+    std::copy(y.data.begin(), y.data.end(), out.data.begin() + x.size());
+  };
+  join(both.q, a.q, b.q);
+  join(both.k, a.k, b.k);
+  join(both.v, a.v, b.v);
+  auto cu_q = OnCuda(OwnedArray<int32_t>({3})), cu_k = OnCuda(OwnedArray<int32_t>({3}));
+  cu_q.data = {0, 45, 104};
+  cu_k.data = {0, 50, 111};
+  auto out = CudaOutput<T>({104, 8, head_dim});
+  Slot()(TensorView(out), TensorView(both.q), TensorView(both.k), TensorView(both.v),
+         TensorView(cu_q), TensorView(cu_k), a.scale(), true, int64_t{0}, 0.0);
+  OwnedArray<T> want({104, 8, head_dim});
+  join(want, a.Run(), b.Run());
+  MLF_EXPECT(SameBits(out, want));
 }
 
 template <typename T>
@@ -225,15 +281,21 @@ void TestViews() {
 template <typename T>
 void TestAll() {
   TestReference<T>();
+  TestLongPrompts<T>();
+  TestNoNumbers<T>(64);
+  TestNoNumbers<T>(128);
   TestInvariance<T>(4, 1, 64);
   TestInvariance<T>(6, 3, 24);
   TestInvariance<T>(2, 2, 160);
+  TestInvariance<T>(3, 1, 128);
   for (int64_t head_dim : {16, 128, 160}) {
     TestLevels<T>(head_dim, {0, 3, 5, 4, 6}, kFirstSegmentKeys);
     TestLevels<T>(head_dim, {-45, 45, 6, 50, -50}, kFirstSegmentKeys);
     TestLevels<T>(head_dim, {-45, 45, 6, 50, -50}, kPageSize);
   }
   TestPackedSequences<T>();
+  TestPackedPrompts<T>(64);
+  TestPackedPrompts<T>(128);
   TestViews<T>();
   TestTooLong<T>();
 }
