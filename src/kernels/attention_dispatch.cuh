@@ -43,7 +43,7 @@ class AttentionLauncher {
   static constexpr int kDeclared = 32;
   int MostShared() const {
     static_assert(sizeof(TileState) <= kDeclared);
-    return MostSharedBytes(call_.compute_capability()) - kDeclared;
+    return SharedBytesOfBlock(call_.compute_capability()) - kDeclared;
   }
   int64_t group() const { return a_.heads / a_.source.kv_heads; }
   int64_t rows() const { return a_.tokens * a_.heads; }
@@ -88,8 +88,8 @@ class AttentionLauncher {
   void LaunchPlain() {
     constexpr int kFew = kPlainWarps, kMany = 4 * kPlainWarps;
     constexpr int kDocumented = 2000;  // of every GPU
-    static_assert(MostPlainHeadDim(MostSharedBytes(0) - kDeclared, sizeof(PlainShared<T>), kFew) >=
-                  kDocumented);
+    static_assert(MostPlainHeadDim(SharedBytesOfBlock(0) - kDeclared, sizeof(PlainShared<T>),
+                                   kFew) >= kDocumented);
     const auto most_dim = [&](int rows) {
       return MostPlainHeadDim(MostShared(), sizeof(PlainShared<T>), rows);
     };

@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "kernels/grid_launch.h"
+#include "kernels/shared_memory.h"
 
 namespace mlf {
 
@@ -101,38 +102,11 @@ inline constexpr int kFoldThreads = 128;  // a warp per row
 /// too few for the most blocks of a grid.
 constexpr unsigned FoldBlocks(int64_t rows) { return BlocksOf(rows, kFoldThreads / 32); }
 
-/// Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, table of
-/// technical specifications).
-constexpr int MostSharedBytes(int compute_capability) {
-  switch (compute_capability) {
-    case 80:
-    case 87:
-      return 163 * 1024;
-    case 90:
-    case 100:
-    case 101:
-    case 103:
-    case 110:
-      return 227 * 1024;
-    default:
-      return 99 * 1024;
-  }
-}
-
 /// The most head_dim of a block without tensor cores: `rows` queries in float32 lie behind the
 /// `tile_bytes` of its keys and values.
 constexpr int64_t MostPlainHeadDim(int64_t shared_bytes, int64_t tile_bytes, int rows) {
   const int64_t row_bytes = rows * int64_t{sizeof(float)};
   return std::max<int64_t>(0, shared_bytes - tile_bytes) / row_bytes;
-}
-
-/// Blocks of `shared_bytes` each, `most` by other means, that run at once on a multiprocessor: it
-/// has 1 KiB of shared memory more than a block may have, and takes as much of it for each.
-constexpr int BlocksAtOnce(int shared_bytes, int most, int compute_capability) {
-  constexpr int kBlockBytes = 1024;
-  const int fit =
-      (MostSharedBytes(compute_capability) + kBlockBytes) / (shared_bytes + kBlockBytes);
-  return std::max(1, std::min(fit, most));
 }
 
 }  // namespace mlf

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/grid_launch.h"
+#include "kernels/shared_memory.h"
 #include "quant/format_list.h"
 
 namespace mlf::cuda_linear {
@@ -12,28 +13,6 @@ namespace mlf::cuda_linear {
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline constexpr int kWord = 16;  // bytes of one copy
-
-/// Shared memory that one block may have, by compute capability (CUDA programming guide, "Technical
-/// Specifications per Compute Capability"); what is not known has the least of them.
-constexpr int64_t SharedBytesOfBlock(int capability) {
-  switch (capability) {
-    case 80:
-    case 87:
-      return 163 << 10;
-    case 90:
-    case 100:
-    case 103:
-    case 110:
-      return 227 << 10;
-    default:
-      return 99 << 10;
-  }
-}
-/// And a multiprocessor, which takes 1 KiB of it for each block.
-constexpr int64_t SharedBytesOfMultiprocessor(int capability) {
-  return SharedBytesOfBlock(capability) + (1 << 10);
-}
-inline constexpr int64_t kSharedBytesPerBlock = 1 << 10;
 
 // ---- raw rows in shared memory ------------------------------------------------------------------
 
@@ -99,18 +78,12 @@ constexpr int FewTokensAtOnce(int64_t tokens, int capability) {
   return n;
 }
 
-/// Blocks that run at once on a multiprocessor, of `shared` bytes each.
-constexpr int64_t BlocksAtOnce(int64_t shared, int capability, int64_t most) {
-  const int64_t fit = SharedBytesOfMultiprocessor(capability) / (shared + kSharedBytesPerBlock);
-  return std::max<int64_t>(1, std::min(fit, most));
-}
-
 /// Blocks of a pass: they take groups of rows in turn, and copy ahead from one to the next. No more
 /// than run at once: a block that began when others have ended would run with half a multiprocessor
 /// idle.
 constexpr int64_t FewBlocks(int64_t rows, int64_t shared, int capability, int multiprocessors) {
   return std::min(CeilDiv(rows, kFewRows),
-                  multiprocessors * BlocksAtOnce(shared, capability, kFewBlocksAtOnce));
+                  multiprocessors * BlocksAtOnce(shared, kFewBlocksAtOnce, capability));
 }
 
 // ---- many tokens of a block format --------------------------------------------------------------

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/shared_memory.h"
+
 namespace mlf {
 
 // A row is cut into segments that a warp holds in its registers, kSoftmaxHeld vectors of 16 bytes
@@ -20,13 +22,6 @@ inline constexpr int kSoftmaxPartBytes = 8;
 constexpr int64_t SoftmaxSegments(int64_t n, int value_bytes) {
   const int64_t segment = kSoftmaxSegmentBytes / value_bytes;
   return (n + segment - 1) / segment;
-}
-
-/// Shared memory that a block may have, less a little that the system keeps.
-constexpr int64_t SharedBytesOfBlock(int compute_capability) {
-  if (compute_capability >= 90 && compute_capability < 120) return 224 << 10;
-  if (compute_capability == 80 || compute_capability == 87) return 160 << 10;
-  return 96 << 10;
 }
 
 /// Shared memory of a block that has a row alone: its parts, and behind them segments beyond the
@@ -57,7 +52,7 @@ constexpr int SoftmaxThreads(int64_t rows, int64_t segments, int multiprocessors
   const int half = SoftmaxThreadsOf(segments, kSoftmaxThreads / 2);
   const SoftmaxShared shared = SoftmaxSharedOf(segments, half, compute_capability);
   const bool fit = shared.staged == segments - half / 32 &&
-                   2 * shared.Bytes() <= SharedBytesOfBlock(compute_capability);
+                   BlocksAtOnce(shared.Bytes(), 2, compute_capability) == 2;
   return rows > multiprocessors && fit ? half : SoftmaxThreadsOf(segments, kSoftmaxThreads);
 }
 

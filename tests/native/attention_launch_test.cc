@@ -85,12 +85,12 @@ void TestFold() {
 }
 
 void TestSharedBytes() {
-  for (int capability : {80, 87}) MLF_EXPECT(MostSharedBytes(capability) == 163 << 10);
+  for (int capability : {80, 87}) MLF_EXPECT(SharedBytesOfBlock(capability) == 163 << 10);
   for (int capability : {90, 100, 101, 103, 110}) {
-    MLF_EXPECT(MostSharedBytes(capability) == 227 << 10);
+    MLF_EXPECT(SharedBytesOfBlock(capability) == 227 << 10);
   }
   for (int capability : {86, 89, 120, 121, 999}) {  // what is not known has the least
-    MLF_EXPECT(MostSharedBytes(capability) == 99 << 10);
+    MLF_EXPECT(SharedBytesOfBlock(capability) == 99 << 10);
   }
 }
 

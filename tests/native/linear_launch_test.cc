@@ -58,8 +58,7 @@ void TestTileShared() {
     MLF_EXPECT((TakesWideTiles<F>(4096, 4096, capability, 132) == (stages > 0)));
   }
   MLF_EXPECT((TileStages<F, WideTiles>(90) == 3 && TileStages<F, WideTiles>(80) >= 2));
-  MLF_EXPECT((2 * (TileSharedBytes<F, NarrowTiles>(2) + kSharedBytesPerBlock) <=
-              SharedBytesOfMultiprocessor(90)));
+  MLF_EXPECT((BlocksAtOnce(TileSharedBytes<F, NarrowTiles>(2), 2, 90) == 2));
   // A step is whole in its chunk, and a chunk is there when its first step is decoded.
   MLF_EXPECT(TileChunk<F>() % WideTiles::kK == 0 && TileChunk<F>() / WideTiles::kK >= 2);
   // One wide tile for each multiprocessor, or narrow ones.
@@ -69,8 +68,8 @@ void TestTileShared() {
 
 void TestFewBlocks() {
   const int64_t shared = 60 << 10;
-  MLF_EXPECT(BlocksAtOnce(shared, 90, 4) == 3 && BlocksAtOnce(shared, 80, 4) == 2);
-  MLF_EXPECT(BlocksAtOnce(200 << 10, 90, 4) == 1 && BlocksAtOnce(1 << 10, 90, 4) == 4);
+  MLF_EXPECT(BlocksAtOnce(shared, 4, 90) == 3 && BlocksAtOnce(shared, 4, 80) == 2);
+  MLF_EXPECT(BlocksAtOnce(200 << 10, 4, 90) == 1 && BlocksAtOnce(1 << 10, 4, 90) == 4);
   MLF_EXPECT(FewBlocks(1, shared, 90, 132) == 1);
   MLF_EXPECT(FewBlocks(17, shared, 90, 132) == 2);
   MLF_EXPECT(FewBlocks(128256, 200 << 10, 90, 132) == 132);
