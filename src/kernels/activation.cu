@@ -75,9 +75,8 @@ void GeluMulCuda(TensorView out, TensorView gate, TensorView up, bool approximat
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.silu_mul.cuda", SiluMulCuda)
-      .def("my_llm_ffi.gelu_mul.cuda", GeluMulCuda);
+  RegisterCudaKernel("my_llm_ffi.silu_mul.cuda", SiluMulCuda);
+  RegisterCudaKernel("my_llm_ffi.gelu_mul.cuda", GeluMulCuda);
 }
 
 }  // namespace

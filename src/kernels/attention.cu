@@ -49,9 +49,7 @@ void AttentionCuda(TensorView out, TensorView q, TensorView k, TensorView v, Ten
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.attention.cuda", AttentionCuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.attention.cuda", AttentionCuda); }
 
 }  // namespace
 }  // namespace mlf

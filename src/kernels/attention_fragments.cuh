@@ -90,9 +90,9 @@ struct MmaShared {
   // Chosen by room: of blocks of one warp, which read memory, four and more fit into a
   // multiprocessor, one for each of its schedulers; larger blocks share what the L2 holds.
   static constexpr int kStages = kDim <= 64 ? 3 : 2;
-  // Steps of 16 dimensions whose queries stay in registers. With 32 rows of 128 dimensions, 128 sums
-  // and 32 scores leave room for 6 or 7 of 8; the others are few enough for two blocks to fit into a
-  // multiprocessor of 9.0, 113 KiB each, so that one's softmax meets the other's products.
+  // Steps of 16 dimensions whose queries stay in registers. With 32 rows of 128 dimensions, 128
+  // sums and 32 scores leave room for 6 or 7 of 8; the others are few enough for two blocks to fit
+  // into a multiprocessor of 9.0, 113 KiB each, so that one's softmax meets the other's products.
   static constexpr int kHeldOfTall = kTransposed ? 7 : 6;
   static constexpr int kHeldSteps = kDim <= 64 ? kDim / 16 : kParts > 1 ? kHeldOfTall : 0;
   static constexpr int kQueryStride = kDim - kHeldSteps * 16 + kPad;

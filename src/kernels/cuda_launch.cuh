@@ -8,6 +8,7 @@
 #include "cuda_emulator.h"
 #endif
 #include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/reflection/registry.h>
 
 #include <atomic>
 #include <initializer_list>
@@ -162,5 +163,13 @@ class CudaCall {
   int callers_device_ = 0;
   cudaStream_t stream_ = nullptr;
 };
+
+/// Fills the slot `name`, unless somebody has filled it before this library was loaded: theirs
+/// stays, and an error could go nowhere but to the process's end.
+template <typename Fn>
+void RegisterCudaKernel(const char* name, Fn kernel) {
+  if (tvm::ffi::Function::GetGlobal(name).has_value()) return;
+  tvm::ffi::reflection::GlobalDef().def(name, kernel);
+}
 
 }  // namespace mlf

@@ -43,9 +43,7 @@ void DequantizeCuda(TensorView out, TensorView weight, int64_t format_number) {
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.dequantize.cuda", DequantizeCuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.dequantize.cuda", DequantizeCuda); }
 
 }  // namespace
 }  // namespace mlf

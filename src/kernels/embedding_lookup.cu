@@ -163,7 +163,7 @@ void EmbeddingLookupCuda(TensorView out, TensorView table, TensorView ids, int64
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.embedding_lookup.cuda", EmbeddingLookupCuda);
+  RegisterCudaKernel("my_llm_ffi.embedding_lookup.cuda", EmbeddingLookupCuda);
 }
 
 }  // namespace

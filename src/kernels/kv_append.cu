@@ -170,10 +170,9 @@ void KvCopyPageCuda(TensorView k_pages, TensorView v_pages, int64_t src, int64_t
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.kv_append.cuda", KvAppendCuda)
-      .def("my_llm_ffi.kv_rotate.cuda", KvRotateCuda)
-      .def("my_llm_ffi.kv_copy_page.cuda", KvCopyPageCuda);
+  RegisterCudaKernel("my_llm_ffi.kv_append.cuda", KvAppendCuda);
+  RegisterCudaKernel("my_llm_ffi.kv_rotate.cuda", KvRotateCuda);
+  RegisterCudaKernel("my_llm_ffi.kv_copy_page.cuda", KvCopyPageCuda);
 }
 
 }  // namespace

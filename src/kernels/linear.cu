@@ -53,9 +53,8 @@ void PackWeightCuda(TensorView, TensorView, int64_t, int64_t) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.linear.cuda", LinearCuda)
-      .def("my_llm_ffi.pack_weight.cuda", PackWeightCuda);
+  RegisterCudaKernel("my_llm_ffi.linear.cuda", LinearCuda);
+  RegisterCudaKernel("my_llm_ffi.pack_weight.cuda", PackWeightCuda);
 }
 
 }  // namespace

@@ -240,9 +240,8 @@ void ApplyTokenBitmaskCuda(TensorView logits, TensorView bitmask,
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.mask_logits.cuda", MaskLogitsCuda)
-      .def("my_llm_ffi.apply_token_bitmask.cuda", ApplyTokenBitmaskCuda);
+  RegisterCudaKernel("my_llm_ffi.mask_logits.cuda", MaskLogitsCuda);
+  RegisterCudaKernel("my_llm_ffi.apply_token_bitmask.cuda", ApplyTokenBitmaskCuda);
 }
 
 }  // namespace

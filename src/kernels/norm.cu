@@ -266,10 +266,9 @@ void LayerNormCuda(TensorView out, TensorView x, TensorView weight, TensorView b
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.rms_norm.cuda", RmsNormCuda)
-      .def("my_llm_ffi.add_rms_norm.cuda", AddRmsNormCuda)
-      .def("my_llm_ffi.layer_norm.cuda", LayerNormCuda);
+  RegisterCudaKernel("my_llm_ffi.rms_norm.cuda", RmsNormCuda);
+  RegisterCudaKernel("my_llm_ffi.add_rms_norm.cuda", AddRmsNormCuda);
+  RegisterCudaKernel("my_llm_ffi.layer_norm.cuda", LayerNormCuda);
 }
 
 }  // namespace

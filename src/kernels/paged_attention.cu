@@ -69,7 +69,7 @@ void PagedAttentionCuda(TensorView out, TensorView q, TensorView k_pages, Tensor
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.paged_attention.cuda", PagedAttentionCuda);
+  RegisterCudaKernel("my_llm_ffi.paged_attention.cuda", PagedAttentionCuda);
 }
 
 }  // namespace

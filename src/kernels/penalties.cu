@@ -133,7 +133,7 @@ void ApplyPenaltiesCuda(TensorView logits, TensorView tokens, ffi::Optional<Tens
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.apply_penalties.cuda", ApplyPenaltiesCuda);
+  RegisterCudaKernel("my_llm_ffi.apply_penalties.cuda", ApplyPenaltiesCuda);
 }
 
 }  // namespace

@@ -102,9 +102,7 @@ void QuantizeQ8Cuda(TensorView out, TensorView x) {
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.quantize_q8_0.cuda", QuantizeQ8Cuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.quantize_q8_0.cuda", QuantizeQ8Cuda); }
 
 }  // namespace
 }  // namespace mlf

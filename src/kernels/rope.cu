@@ -247,10 +247,9 @@ void RopeRotateCuda(TensorView x, TensorView cos_sin, bool interleaved) {
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.rope.cuda", RopeCuda)
-      .def("my_llm_ffi.rope_angles.cuda", RopeAnglesCuda)
-      .def("my_llm_ffi.rope_rotate.cuda", RopeRotateCuda);
+  RegisterCudaKernel("my_llm_ffi.rope.cuda", RopeCuda);
+  RegisterCudaKernel("my_llm_ffi.rope_angles.cuda", RopeAnglesCuda);
+  RegisterCudaKernel("my_llm_ffi.rope_rotate.cuda", RopeRotateCuda);
 }
 
 }  // namespace

@@ -173,9 +173,7 @@ void SampleCuda(TensorView ids, TensorView logprobs, TensorView logits, TensorVi
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.sample.cuda", SampleCuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.sample.cuda", SampleCuda); }
 
 }  // namespace
 }  // namespace mlf

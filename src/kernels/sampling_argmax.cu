@@ -119,9 +119,7 @@ void ArgmaxCuda(TensorView ids, TensorView logits) {
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.argmax.cuda", ArgmaxCuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.argmax.cuda", ArgmaxCuda); }
 
 }  // namespace
 }  // namespace mlf

@@ -223,9 +223,7 @@ void TopKCuda(TensorView values, TensorView ids, TensorView x, int64_t k) {
   });
 }
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef().def("my_llm_ffi.top_k.cuda", TopKCuda);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { RegisterCudaKernel("my_llm_ffi.top_k.cuda", TopKCuda); }
 
 }  // namespace
 }  // namespace mlf

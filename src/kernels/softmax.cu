@@ -390,9 +390,8 @@ void LogSoftmaxCuda(TensorView out, TensorView x, double scale, double soft_cap)
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  tvm::ffi::reflection::GlobalDef()
-      .def("my_llm_ffi.softmax.cuda", SoftmaxCuda)
-      .def("my_llm_ffi.log_softmax.cuda", LogSoftmaxCuda);
+  RegisterCudaKernel("my_llm_ffi.softmax.cuda", SoftmaxCuda);
+  RegisterCudaKernel("my_llm_ffi.log_softmax.cuda", LogSoftmaxCuda);
 }
 
 }  // namespace

@@ -257,6 +257,20 @@ void TestAllocator() {
   MLF_EXPECT(std::isnan(static_cast<const float*>(t.data_ptr())[11]));
 }
 
+/// A kernel of somebody's that was there first stays.
+void TestSlots() {
+  namespace ffi = tvm::ffi;
+  const auto first = [] { return 1; };
+  const auto second = [] { return 2; };
+  ffi::reflection::GlobalDef().def("my_llm_ffi.test_slot.cuda", first);
+  RegisterCudaKernel("my_llm_ffi.test_slot.cuda", second);
+  RegisterCudaKernel("my_llm_ffi.test_other.cuda", second);
+  const auto call = [](const char* name) {
+    return ffi::Function::GetGlobalRequired(name)().cast<int>();
+  };
+  MLF_EXPECT(call("my_llm_ffi.test_slot.cuda") == 1 && call("my_llm_ffi.test_other.cuda") == 2);
+}
+
 void TestArithmetic() {
   MLF_EXPECT(__dp4a(0x01FF7F80, 0x02037F80, 5) == 2 - 3 + 127 * 127 + 128 * 128 + 5);
   MLF_EXPECT(__dp4a(0x01FFu, 0x0203u, 5u) == 2 + 255 * 3 + 5);
@@ -279,6 +293,7 @@ int main() {
   mlf::TestLaunches();
   mlf::TestDevices();
   mlf::TestAllocator();
+  mlf::TestSlots();
   mlf::TestArithmetic();
   return 0;
 }
