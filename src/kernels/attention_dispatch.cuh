@@ -38,6 +38,7 @@ class AttentionLauncher {
  private:
   using T = typename Source::Element;
   static constexpr int kMmaWarps = 8;  // of a multiprocessor, whose threads have 256 registers each
+  static constexpr int kMostTallDim = 64;  // 32 rows of 128 would not be held by these
 
   /// Beside what the kernels declare.
   static constexpr int kDeclared = 32;
@@ -71,7 +72,7 @@ class AttentionLauncher {
 
   template <int kDim, int kMostWarps>
   void LaunchMma() {
-    if constexpr (kDim <= 128) {
+    if constexpr (kDim <= kMostTallDim) {
       if (LaunchTall<kDim>()) return;
     }
     constexpr int kLeastWarps = kHalves<kDim>;
