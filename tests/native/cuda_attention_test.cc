@@ -193,18 +193,21 @@ void TestLevels(int64_t head_dim, std::array<float, 5> levels, int64_t each) {
   }
 }
 
+/// The tokens of `x`, then those of `y`.
+template <typename T>
+void Join(OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArray<T>& y) {
+  std::copy(x.data.begin(), x.data.end(), out.data.begin());
+  std::copy(y.data.begin(), y.data.end(), out.data.begin() + x.size());
+}
+
 /// Two sequences that meet within a warp of long prompts.
 template <typename T>
 void TestPackedPrompts(int64_t head_dim) {
   const Sequence<T> a(45, 50, 8, 2, head_dim, 63), b(59, 61, 8, 2, head_dim, 64);
   Sequence<T> both(104, 111, 8, 2, head_dim, 0);
-  const auto join = [](OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArray<T>& y) {
-    std::copy(x.data.begin(), x.data.end(), out.data.begin());
-    std::copy(y.data.begin(), y.data.end(), out.data.begin() + x.size());
-  };
-  join(both.q, a.q, b.q);
-  join(both.k, a.k, b.k);
-  join(both.v, a.v, b.v);
+  Join(both.q, a.q, b.q);
+  Join(both.k, a.k, b.k);
+  Join(both.v, a.v, b.v);
   auto cu_q = OnCuda(OwnedArray<int32_t>({3})), cu_k = OnCuda(OwnedArray<int32_t>({3}));
   cu_q.data = {0, 45, 104};
   cu_k.data = {0, 50, 111};
@@ -212,7 +215,7 @@ void TestPackedPrompts(int64_t head_dim) {
   Slot()(TensorView(out), TensorView(both.q), TensorView(both.k), TensorView(both.v),
          TensorView(cu_q), TensorView(cu_k), a.scale(), true, int64_t{0}, 0.0);
   OwnedArray<T> want({104, 8, head_dim});
-  join(want, a.Run(), b.Run());
+  Join(want, a.Run(), b.Run());
   MLF_EXPECT(SameBits(out, want));
 }
 
@@ -220,13 +223,9 @@ template <typename T>
 void TestPackedSequences() {
   const Sequence<T> a(5, 40, 4, 2, 24, 61), b(33, 20, 4, 2, 24, 62);
   Sequence<T> both(38, 60, 4, 2, 24, 0);
-  const auto join = [](OwnedArray<T>& out, const OwnedArray<T>& x, const OwnedArray<T>& y) {
-    std::copy(x.data.begin(), x.data.end(), out.data.begin());
-    std::copy(y.data.begin(), y.data.end(), out.data.begin() + x.size());
-  };
-  join(both.q, a.q, b.q);
-  join(both.k, a.k, b.k);
-  join(both.v, a.v, b.v);
+  Join(both.q, a.q, b.q);
+  Join(both.k, a.k, b.k);
+  Join(both.v, a.v, b.v);
   auto cu_q = OnCuda(OwnedArray<int32_t>({4})), cu_k = OnCuda(OwnedArray<int32_t>({4}));
   const auto run = [&] {
     auto out = CudaOutput<T>({38, 4, 24});
@@ -237,7 +236,7 @@ void TestPackedSequences() {
   cu_q.data = {0, 5, 5, 38};  // the second sequence is empty
   cu_k.data = {0, 40, 40, 60};
   OwnedArray<T> want({38, 4, 24});
-  join(want, a.Run(), b.Run());
+  Join(want, a.Run(), b.Run());
   MLF_EXPECT(SameBits(run(), want));
   // Bounds that the op cannot check there must not lead out of the arrays.
   cu_q.data = {-7, 90, 3, 1 << 30};

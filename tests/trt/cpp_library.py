@@ -17,8 +17,8 @@ from typing import Any
 
 from trt import driver as drive
 
-from my_llm_ffi import base
 from my_llm_ffi import tensorrt as plugins
+from my_llm_ffi.base import library_path
 
 SOURCE = Path(__file__).parents[2] / "src" / "tensorrt"
 SHIPPED = ("LookUp", "RmsNorm", "AddRmsNorm", "SiluMul", "Rope", "MaskLogits", "PagedAttention")
@@ -45,7 +45,7 @@ def compile(folder: Path, *, sanitize: str = "") -> Path:
     """Builds the library by CMake, beside the package that is imported."""
     options = {
         "TENSORRT_INCLUDE_DIR": drive.headers(),
-        "MLF_CORE_LIBRARY": base.library_path(),
+        "MLF_CORE_LIBRARY": library_path(),
         "MLF_SANITIZE": sanitize,
         "Python_EXECUTABLE": sys.executable,
         "CMAKE_BUILD_TYPE": "None" if sanitize else "Release",

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+# All that the headers want of CUDA's, where that is not installed.
+NO_CUDA = HERE.parents[1] / "src" / "tensorrt" / "no_cuda"
 FIELD_TYPES = {"FLOAT32": 1, "FLOAT64": 2, "INT8": 3, "INT32": 5, "CHAR": 6, "INT64": 10}
 FIELD_NAMES = {number: name for name, number in FIELD_TYPES.items()}
 TYPES = {
@@ -29,12 +31,6 @@ TYPES = {
     "int64": 8,
 }
 TYPE_NAMES = {number: name for name, number in TYPES.items()}
-# All that the headers want of CUDA's, where that is not installed.
-SHIM = """#pragma once
-typedef struct CUstream_st* cudaStream_t;
-typedef struct CUevent_st* cudaEvent_t;
-"""
-
 Tensor = tuple[str, Sequence[int]]  # dtype and sizes
 TakeField = ctypes.CFUNCTYPE(
     None, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64
@@ -51,12 +47,10 @@ def _compile(folder: Path, name: str, sources: Sequence[str], options: Sequence[
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     include = headers()
     assert compiler is not None and include is not None
-    shim = folder / "shim"
-    shim.mkdir(parents=True, exist_ok=True)
-    (shim / "cuda_runtime_api.h").write_text(SHIM, "utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
     command = [compiler, "-std=c++17", "-O1", "-Wno-deprecated-declarations", *options]
-    # The shim comes last: CUDA's own header is better where it is there.
-    command += ["-isystem", str(include), "-idirafter", str(shim)]
+    # What stands for CUDA's header comes last: that is better where it is there.
+    command += ["-isystem", str(include), "-idirafter", str(NO_CUDA)]
     command += [str(HERE / source) for source in sources]
     subprocess.run([*command, "-o", str(folder / name), "-ldl", "-pthread"], check=True)
     return folder / name
@@ -109,10 +103,10 @@ class Driver:
         import tensorrt
 
         # PyDLL: the plugins are Python's, and the calls keep the GIL as TensorRT's bindings do.
-        self.library = ctypes.PyDLL(str(library))
+        self.loaded = ctypes.PyDLL(str(library))
         for name in ("create", "clone", "attach"):
-            getattr(self.library, f"mlf_drive_{name}").restype = ctypes.c_void_p
-        self.library.mlf_drive_workspace.restype = ctypes.c_int64
+            getattr(self.loaded, f"mlf_drive_{name}").restype = ctypes.c_void_p
+        self.loaded.mlf_drive_workspace.restype = ctypes.c_int64
         self._registry_object = tensorrt.get_plugin_registry()
         # A pybind11 object holds the address of what it wraps after its header.
         address = id(self._registry_object) + 16
@@ -120,7 +114,7 @@ class Driver:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of driver.cc."""
-        return getattr(self.library, f"mlf_drive_{name}")(*arguments)
+        return getattr(self.loaded, f"mlf_drive_{name}")(*arguments)
 
     def _collect(self, name: str, *arguments: Any) -> list[tuple[str, str, int, bytes]]:
         found: list[tuple[str, str, int, bytes]] = []
@@ -248,7 +242,7 @@ class Plugin:
             (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
             for tensors in (inputs, outputs)
         ]
-        function = self.driver.library.mlf_drive_enqueue
+        function = self.driver.loaded.mlf_drive_enqueue
         arguments = (
             self.pointer,
             *(ctypes.byref(m) for m in made),

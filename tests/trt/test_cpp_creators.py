@@ -315,7 +315,7 @@ def test_devices_streams_and_copies_on_a_fake_driver(
     here, fake = Path(__file__).parent, tmp_path / "libcuda.so.1"
     options = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
     subprocess.run([compiler, *options, here / "fake_driver.c", "-o", fake], check=True)
-    files = [library.path, driver.library._name, fake]
+    files = [library.path, driver.loaded._name, fake]
     command = [sys.executable, here / "fake_device.py", *files]
     found = subprocess.run(command, capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "all is well\n"), found.stdout + found.stderr
